@@ -1,0 +1,3 @@
+//! The `nodens` command.
+
+fn main() {}
