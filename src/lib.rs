@@ -2,4 +2,9 @@
 //!
 //! The rooms, and what each may touch, are described in `ARCHITECTURE.md`.
 
+pub mod cache;
 pub mod config;
+pub mod resolver;
+pub mod server;
+pub mod sys;
+pub mod wire;

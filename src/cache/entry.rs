@@ -1,0 +1,238 @@
+//! A cached answer.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::key::{Key, KeyFlags};
+use super::time::Now;
+use crate::wire::answer::{Answer, Kind};
+use crate::wire::reply::Parts;
+
+/// One cached answer. Immutable but for its popularity.
+#[derive(Debug)]
+pub struct Entry {
+    hash: u64,
+    stored: Now,
+    /// Name, then body.
+    data: Box<[u8]>,
+    ttl_at: Box<[u16]>,
+    ttl: u32,
+    stale_for: u32,
+    counts: [u16; 3],
+    qtype: u16,
+    qclass: u16,
+    rcode: u16,
+    zone: u16,
+    flags: KeyFlags,
+    name_len: u8,
+    kind: Kind,
+    authentic_data: bool,
+    failures: u8,
+    extended_error: u16,
+    popularity: AtomicU32,
+}
+
+/// What an entry is good for at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Within its TTL.
+    Fresh,
+    /// Past its TTL, within the time it may be served stale (RFC 8767).
+    Stale,
+    /// Good for nothing.
+    Dead,
+}
+
+/// What is known of an entry beside its answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Origin {
+    /// When the answer arrived.
+    pub stored: Now,
+    /// Seconds past its TTL for which it may be served stale.
+    pub stale_for: u32,
+    /// The zone it was looked up in, as `observe` numbers zones.
+    pub zone: u16,
+    /// How often in a row the lookup has failed; 0 for an answer.
+    pub failures: u8,
+    /// Extended error (RFC 8914) that goes out with it; `None` for none.
+    pub extended_error: Option<u16>,
+}
+
+/// Stands for "no extended error": the registry ends far below it (RFC 8914 §5.2).
+const NO_EXTENDED_ERROR: u16 = u16::MAX;
+
+/// Set in `popularity` once a prefetch was asked for.
+const PREFETCH_ASKED: u32 = 1 << 31;
+
+impl Entry {
+    /// An entry that answers `key` with `answer` for `answer.ttl` seconds.
+    pub fn new(key: &Key, answer: &Answer, origin: Origin) -> Self {
+        let mut data = Vec::with_capacity(key.name().len() + answer.body.len());
+        data.extend_from_slice(key.name());
+        data.extend_from_slice(&answer.body);
+        Self {
+            hash: key.hash(),
+            stored: origin.stored,
+            data: data.into_boxed_slice(),
+            ttl_at: answer.ttl_at.as_slice().into(),
+            ttl: answer.ttl,
+            stale_for: origin.stale_for,
+            counts: answer.counts,
+            qtype: key.qtype(),
+            qclass: key.qclass(),
+            rcode: answer.rcode,
+            zone: origin.zone,
+            flags: key.flags(),
+            name_len: key.name().len() as u8,
+            kind: answer.kind,
+            authentic_data: answer.authentic_data,
+            failures: origin.failures,
+            extended_error: origin.extended_error.unwrap_or(NO_EXTENDED_ERROR),
+            popularity: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether this entry answers `key`: the whole of it, not its hash alone.
+    #[inline]
+    pub fn answers(&self, key: &Key) -> bool {
+        self.hash == key.hash()
+            && self.qtype == key.qtype()
+            && self.qclass == key.qclass()
+            && self.flags == key.flags()
+            && self.name() == key.name()
+    }
+
+    /// Whether both answer the same question.
+    pub fn same_question(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && self.qtype == other.qtype
+            && self.qclass == other.qclass
+            && self.flags == other.flags
+            && self.name() == other.name()
+    }
+
+    /// The key's hash.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The name in wire form, folded.
+    #[inline]
+    pub fn name(&self) -> &[u8] {
+        &self.data[..usize::from(self.name_len)]
+    }
+
+    /// The type asked.
+    pub fn qtype(&self) -> u16 {
+        self.qtype
+    }
+
+    /// The class asked.
+    pub fn qclass(&self) -> u16 {
+        self.qclass
+    }
+
+    /// DO and CD of the question.
+    pub fn flags(&self) -> KeyFlags {
+        self.flags
+    }
+
+    /// The answer's kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The zone it was looked up in.
+    pub fn zone(&self) -> u16 {
+        self.zone
+    }
+
+    /// How often in a row the lookup has failed.
+    pub fn failures(&self) -> u8 {
+        self.failures
+    }
+
+    /// The extended error that goes out with it.
+    pub fn extended_error(&self) -> Option<u16> {
+        Some(self.extended_error).filter(|&code| code != NO_EXTENDED_ERROR)
+    }
+
+    /// The answer's parts, TTLs as they were when it was stored.
+    pub fn parts(&self) -> Parts<'_> {
+        Parts {
+            rcode: self.rcode,
+            authentic_data: self.authentic_data,
+            counts: self.counts,
+            body: &self.data[usize::from(self.name_len)..],
+            ttl_at: &self.ttl_at,
+        }
+    }
+
+    /// Whole seconds since it was stored: what a hit takes off every TTL.
+    pub fn age(&self, now: Now) -> u32 {
+        now.seconds_since(self.stored)
+    }
+
+    /// What the entry is good for.
+    #[inline]
+    pub fn freshness(&self, now: Now) -> Freshness {
+        let age = now.millis_since(self.stored);
+        let fresh_for = u64::from(self.ttl) * 1000;
+        if age < fresh_for {
+            Freshness::Fresh
+        } else if age < fresh_for + u64::from(self.stale_for) * 1000 {
+            Freshness::Stale
+        } else {
+            Freshness::Dead
+        }
+    }
+
+    /// Milliseconds until its TTL ends; 0 past it.
+    pub fn remaining_millis(&self, now: Now) -> u64 {
+        (u64::from(self.ttl) * 1000).saturating_sub(now.millis_since(self.stored))
+    }
+
+    /// Its lifetime in seconds.
+    pub fn ttl(&self) -> u32 {
+        self.ttl
+    }
+
+    /// When it was stored.
+    pub fn stored(&self) -> Now {
+        self.stored
+    }
+
+    /// Seconds it is kept in all: its TTL and the time it may be served stale.
+    pub fn kept_for(&self) -> u64 {
+        u64::from(self.ttl) + u64::from(self.stale_for)
+    }
+
+    /// Adds hits that were answered from it.
+    pub fn add_hits(&self, hits: u32) {
+        let hits = hits.min(1 << 20);
+        // The sum stays below the flag: entries live for hours, and near adds once a second at most.
+        if self.popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED < 1 << 30 {
+            self.popularity.fetch_add(hits, Ordering::Relaxed);
+        }
+    }
+
+    /// Hits that were answered from it, as far as they have been added.
+    pub fn hits(&self) -> u32 {
+        self.popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED
+    }
+
+    /// Claims the entry's one prefetch: true for the first caller only.
+    pub fn claim_prefetch(&self) -> bool {
+        self.popularity.load(Ordering::Relaxed) & PREFETCH_ASKED == 0
+            && self.popularity.fetch_or(PREFETCH_ASKED, Ordering::Relaxed) & PREFETCH_ASKED == 0
+    }
+
+    /// Lets the entry be prefetched again: the last attempt failed.
+    pub fn release_prefetch(&self) {
+        self.popularity.fetch_and(!PREFETCH_ASKED, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory it takes, tables' overhead not included.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.data.len() + self.ttl_at.len() * 2
+    }
+}

@@ -1,0 +1,91 @@
+//! Replies that are ready together, and leave together: one `sendmmsg` a socket.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::client::{Client, Way};
+use crate::sys::mmsg::Outgoing;
+use crate::sys::socket::UdpListener;
+use crate::wire::reply::{Parts, Ttls, push_reply};
+
+/// Collects replies until [`Outbox::flush`].
+#[derive(Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    datagrams: Vec<Datagram>,
+    outgoing: Outgoing,
+}
+
+struct Datagram {
+    listener: Arc<UdpListener>,
+    peer: SocketAddr,
+    start: usize,
+    end: usize,
+}
+
+/// What became of the datagrams of one flush.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Taken by the kernel.
+    pub sent: usize,
+    /// Refused by the kernel: a full send buffer, an unreachable peer.
+    pub refused: usize,
+}
+
+impl Outbox {
+    /// Replies to `client` with an answer's parts; the reply's length in bytes. A TCP reply goes to its connection's
+    /// writer at once, a datagram waits for [`Self::flush`].
+    pub fn reply(
+        &mut self,
+        client: &Client,
+        parts: &Parts<'_>,
+        ttls: Ttls,
+        extended_error: Option<u16>,
+    ) -> usize {
+        match &client.way {
+            Way::Udp(listener) => {
+                let start = self.bytes.len();
+                push_reply(&mut self.bytes, &client.asked(), parts, ttls, extended_error);
+                let end = self.bytes.len();
+                let listener = Arc::clone(listener);
+                self.datagrams.push(Datagram { listener, peer: client.peer, start, end });
+                end - start
+            }
+            Way::Tcp(writer) => {
+                let mut reply = Vec::with_capacity(512);
+                push_reply(&mut reply, &client.asked(), parts, ttls, extended_error);
+                let len = reply.len();
+                // Closed: the client is gone, and its answer with it. Full cannot be (see Way::Tcp).
+                let _ = writer.try_send(reply);
+                len
+            }
+        }
+    }
+
+    /// Whether there is nothing to flush.
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Sends the datagrams, those of one socket in one batch.
+    pub fn flush(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
+        // Almost always one listener, and then already in order; stable, so each socket keeps its replies' order.
+        self.datagrams.sort_by_key(|datagram| Arc::as_ptr(&datagram.listener).addr());
+        for of_listener in self.datagrams.chunk_by(|a, b| Arc::ptr_eq(&a.listener, &b.listener)) {
+            let datagrams = of_listener.iter().map(|d| (d.peer, &self.bytes[d.start..d.end]));
+            let (sent, _) = self.outgoing.send(of_listener[0].listener.as_fd(), datagrams);
+            flushed.sent += sent;
+            flushed.refused += of_listener.len() - sent;
+        }
+        self.datagrams.clear();
+        self.bytes.clear();
+        // A burst of large replies must not be remembered forever.
+        self.bytes.shrink_to(KEPT_BYTES);
+        flushed
+    }
+}
+
+/// Bytes of reply buffer kept between flushes: a batch of usual replies.
+const KEPT_BYTES: usize = 64 * 1024;

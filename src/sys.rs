@@ -1,0 +1,12 @@
+//! System calls and the clock: the only room with `unsafe`.
+//!
+//! Each call has a safe wrapper whose lifetimes say what the kernel may read or write, and for how long.
+
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg and their like have no safe wrapper; every block says why it is sound"
+)]
+
+pub mod clock;
+pub mod mmsg;
+pub mod socket;
