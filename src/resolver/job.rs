@@ -11,7 +11,7 @@ use crate::server::client::Client;
 #[derive(Debug)]
 pub enum Job {
     /// A client waits for it.
-    Miss(Miss),
+    Miss(Box<Miss>),
     /// A popular answer nears the end of its TTL; nobody waits.
     Prefetch(Arc<Entry>),
 }
