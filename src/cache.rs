@@ -7,10 +7,12 @@
 
 pub mod entry;
 pub mod key;
+pub mod near;
 pub mod store;
 pub mod time;
 
 pub use entry::{Entry, Freshness};
 pub use key::{Key, KeyFlags};
+pub use near::Near;
 pub use store::Store;
 pub use time::Now;
