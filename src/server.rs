@@ -4,4 +4,6 @@
 //! batch or event, and hands the time down.
 
 pub mod client;
+pub mod hit;
 pub mod outbox;
+pub mod udp;

@@ -28,7 +28,17 @@ pub struct Entry {
     authentic_data: bool,
     failures: u8,
     extended_error: u16,
+    prefetch: PrefetchRule,
     popularity: AtomicU32,
+}
+
+/// When an entry is worth refreshing before its TTL ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PrefetchRule {
+    /// Hits that make it popular; 0: never.
+    pub min_hits: u32,
+    /// The last milliseconds of its TTL, in which it is refreshed.
+    pub window_millis: u32,
 }
 
 /// What an entry is good for at a moment.
@@ -55,6 +65,8 @@ pub struct Origin {
     pub failures: u8,
     /// Extended error (RFC 8914) that goes out with it; `None` for none.
     pub extended_error: Option<u16>,
+    /// When to refresh it ahead of time.
+    pub prefetch: PrefetchRule,
 }
 
 /// Stands for "no extended error": the registry ends far below it (RFC 8914 §5.2).
@@ -87,6 +99,7 @@ impl Entry {
             authentic_data: answer.authentic_data,
             failures: origin.failures,
             extended_error: origin.extended_error.unwrap_or(NO_EXTENDED_ERROR),
+            prefetch: origin.prefetch,
             popularity: AtomicU32::new(0),
         }
     }
@@ -218,6 +231,15 @@ impl Entry {
     /// Hits that were answered from it, as far as they have been added.
     pub fn hits(&self) -> u32 {
         self.popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED
+    }
+
+    /// Whether now is the time to refresh it, and nobody has yet: true for one caller. Asked at most about once a second
+    /// per worker, so the window is widened by that second: the next call may be too late.
+    pub fn wants_prefetch(&self, now: Now) -> bool {
+        self.prefetch.min_hits > 0
+            && self.remaining_millis(now) <= u64::from(self.prefetch.window_millis) + 1000
+            && self.hits() >= self.prefetch.min_hits
+            && self.claim_prefetch()
     }
 
     /// Claims the entry's one prefetch: true for the first caller only.

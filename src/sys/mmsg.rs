@@ -25,6 +25,22 @@ pub struct Batch {
     received: usize,
 }
 
+/// A datagram where it was received.
+pub struct Datagram<'a> {
+    /// Its bytes.
+    pub bytes: &'a mut [u8],
+    /// It was longer than its room; the rest is lost.
+    pub oversize: bool,
+    address: &'a libc::sockaddr_in6,
+}
+
+impl Datagram<'_> {
+    /// Who sent it.
+    pub fn peer(&self) -> SocketAddr {
+        from_raw(self.address)
+    }
+}
+
 // SAFETY: the raw pointers in the headers point into the boxes of the same Batch (receive side, set before each call) or
 // are dead between calls (send side); nothing refers to a thread.
 unsafe impl Send for Batch {}
@@ -93,24 +109,19 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// The bytes of datagram `index` of the last batch, and whether it was longer than its room.
+    /// Datagram `index` of the last batch.
     ///
     /// # Panics
     /// If the last batch had fewer.
     #[inline]
-    pub fn datagram(&mut self, index: usize) -> (&mut [u8], bool) {
+    pub fn datagram(&mut self, index: usize) -> Datagram<'_> {
         let message = &self.receive[..self.received][index];
         let len = (message.msg_len as usize).min(DATAGRAM_ROOM);
-        (&mut self.rooms[index][..len], message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0)
-    }
-
-    /// Who sent datagram `index` of the last batch.
-    ///
-    /// # Panics
-    /// If the last batch had fewer.
-    pub fn peer(&self, index: usize) -> SocketAddr {
-        assert!(index < self.received, "the last batch had {} datagrams", self.received);
-        from_raw(&self.addresses[index])
+        Datagram {
+            bytes: &mut self.rooms[index][..len],
+            oversize: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            address: &self.addresses[index],
+        }
     }
 
     /// Sends a reply to each datagram that `reply` gives one for: the first `head_len` bytes of the datagram itself,

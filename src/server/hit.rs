@@ -1,0 +1,330 @@
+//! The hit path, without its sockets: what becomes of each datagram of a batch.
+//!
+//! [`Query::parse`] → [`Key::of`] → [`Near::find`] → the header flipped where it was received. Nothing on it allocates,
+//! locks, or copies an answer's body: a reply is pieces of the near slot, which the kernel reads where they lie. What is
+//! not near is looked for in the store, and what is not there goes to the resolver, which answers by itself.
+
+use std::sync::Arc;
+
+use super::client::{Client, Way};
+use crate::cache::key::Seed;
+use crate::cache::near::{Found, SlotId};
+use crate::cache::{Entry, Freshness, Key, Near, Now, Store};
+use crate::observe::{DropReason, Kind, Outcome, ShedReason, Source, Tally, ZoneId};
+use crate::resolver::job::{Job, Jobs, Miss};
+use crate::sys::mmsg::{BATCH, Datagram, PIECES};
+use crate::sys::socket::UdpListener;
+use crate::wire::query::{Ignored, Query, Rejection};
+use crate::wire::reply::{self, Asked, OPT_LEN, Transport, Ttls};
+use crate::wire::{HEADER_LEN, flags, rcode};
+
+/// What a worker knows and owns.
+pub struct HitPath {
+    near: Near,
+    store: Arc<Store>,
+    jobs: Jobs,
+    tally: Tally,
+    seed: Seed,
+    transport: Transport,
+    max_payload: u16,
+    now: Now,
+    plans: Box<[Plan; BATCH]>,
+    planned: usize,
+    /// Replies that are in no near slot, of this batch.
+    scratch: Vec<u8>,
+}
+
+/// What a worker is made of.
+pub struct Parts {
+    /// The store all workers share.
+    pub store: Arc<Store>,
+    /// The way to the resolver.
+    pub jobs: Jobs,
+    /// The worker's counters.
+    pub tally: Tally,
+    /// `cache.near_size`, in bytes.
+    pub near_size: usize,
+    /// `cache.rotate`.
+    pub rotate: bool,
+    /// `listen.max_udp_payload`, in bytes.
+    pub max_payload: u16,
+}
+
+/// What goes back for one datagram.
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    /// Nothing, or nothing yet.
+    Nothing,
+    /// The first bytes of the datagram, flipped, and an OPT if it had one.
+    Head { len: u16, opt: Option<[u8; OPT_LEN]> },
+    /// The same, truncated: the OPT is the slot's own.
+    Truncated { len: u16, slot: SlotId, opt: bool },
+    /// The datagram's head, flipped, and a near slot's answer.
+    Near { len: u16, slot: SlotId, rotation: u8, opt: bool },
+    /// A whole reply in the scratch buffer.
+    Scratch { start: u32, end: u32 },
+}
+
+impl HitPath {
+    /// A worker with an empty near table.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            near: Near::new(parts.near_size, parts.rotate),
+            store: parts.store,
+            jobs: parts.jobs,
+            tally: parts.tally,
+            seed: Seed::of_process(),
+            transport: Transport::Udp { max_payload: parts.max_payload },
+            max_payload: parts.max_payload,
+            now: Now::default(),
+            plans: Box::new([Plan::Nothing; BATCH]),
+            planned: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Begins a batch at `now`: the one reading of the clock for all of it.
+    pub fn begin(&mut self, now: Now) {
+        self.now = now;
+        self.planned = 0;
+        self.scratch.clear();
+        self.near.begin_batch(self.store.generation());
+    }
+
+    /// Decides what goes back for datagram `index`, and writes its header. `listener` is the way back for an answer that
+    /// has to be looked up first.
+    ///
+    /// # Panics
+    /// If `index` is not below [`BATCH`].
+    #[inline]
+    pub fn plan(&mut self, index: usize, datagram: Datagram<'_>, listener: &Arc<UdpListener>) {
+        let plan = if datagram.oversize {
+            self.tally.dropped(DropReason::Oversize);
+            Plan::Nothing
+        } else {
+            match Query::parse(datagram.bytes) {
+                Ok(query) => {
+                    let key = Key::of(&query, self.seed);
+                    match self.near.find(&key, self.now) {
+                        Found::Ready(slot) => {
+                            let asked = HeadFacts::of(&query);
+                            self.near_reply(datagram.bytes, asked, slot, Source::Near)
+                        }
+                        Found::Due(slot) => self.from_store(datagram, &key, Some(slot), listener),
+                        Found::Nothing => self.from_store(datagram, &key, None, listener),
+                    }
+                }
+                Err(rejection) => self.reject(datagram.bytes, rejection),
+            }
+        };
+        self.plans[index] = plan;
+        self.planned += usize::from(!matches!(plan, Plan::Nothing));
+    }
+
+    /// The pieces of datagram `index`'s reply: how much of the datagram itself, and what stands behind it.
+    #[inline]
+    pub fn reply(&self, index: usize) -> Option<(usize, [&[u8]; PIECES - 1])> {
+        match &self.plans[index] {
+            Plan::Nothing => None,
+            Plan::Head { len, opt } => {
+                let opt = opt.as_ref().map_or(&[][..], |opt| opt);
+                Some((usize::from(*len), [opt, &[], &[]]))
+            }
+            Plan::Truncated { len, slot, opt } => {
+                let opt = if *opt { self.near.served(*slot).opt() } else { &[] };
+                Some((usize::from(*len), [opt, &[], &[]]))
+            }
+            Plan::Near { len, slot, rotation, opt } => {
+                Some((usize::from(*len), self.near.served(*slot).pieces(*rotation, *opt)))
+            }
+            Plan::Scratch { start, end } => {
+                Some((0, [&self.scratch[*start as usize..*end as usize], &[], &[]]))
+            }
+        }
+    }
+
+    /// Ends a batch of whose replies the kernel took `sent`.
+    pub fn finish(&mut self, sent: usize) {
+        for _ in sent..self.planned {
+            self.tally.dropped(DropReason::Send);
+        }
+    }
+
+    /// The near table, for its figures.
+    pub fn near(&self) -> &Near {
+        &self.near
+    }
+
+    #[inline]
+    fn near_reply(&mut self, bytes: &mut [u8], asked: HeadFacts, slot: SlotId, source: Source) -> Plan {
+        let rotation = self.near.next_rotation(slot);
+        let served = self.near.served(slot);
+        let opt = asked.udp_payload != 0;
+        let limit = if opt { asked.udp_payload.min(self.max_payload) } else { crate::wire::MIN_UDP_PAYLOAD };
+        let opt_len = if opt { served.opt_len } else { 0 };
+        let len = usize::from(asked.head_len);
+        let whole = served.body_len.map(|body| len + body + opt_len).filter(|&all| all <= usize::from(limit));
+        let authentic_data = served.authentic_data && asked.wants_authentic_data;
+        let reply_flags =
+            reply::reply_flags(asked.flags, served.rcode, authentic_data, whole.is_none());
+        let counts = if whole.is_some() { served.counts } else { [0; 3] };
+        if let Some(header) = bytes.first_chunk_mut::<HEADER_LEN>() {
+            reply::flip_header(header, reply_flags, true, counts, opt);
+        }
+        let zone = ZoneId(served.zone);
+        self.tally.query(zone, asked.qtype, bytes.len(), asked.dnssec_ok);
+        let outcome = Outcome::new(source, served.rcode, served.kind);
+        self.tally.response(zone, outcome, whole.unwrap_or(len + opt_len), 0);
+        if whole.is_some() {
+            Plan::Near { len: asked.head_len, slot, rotation, opt }
+        } else {
+            Plan::Truncated { len: asked.head_len, slot, opt }
+        }
+    }
+
+    /// A near miss, or a slot whose second is over.
+    fn from_store(
+        &mut self,
+        datagram: Datagram<'_>,
+        key: &Key,
+        due: Option<SlotId>,
+        listener: &Arc<UdpListener>,
+    ) -> Plan {
+        let kept = due.map(|slot| self.near.take_hits(slot));
+        let entry = match (self.store.fresh(key, self.now), &kept) {
+            (Some(entry), Some((old, hits))) => {
+                entry.add_hits(if Arc::ptr_eq(&entry, old) { *hits } else { 1 });
+                Some(entry)
+            }
+            (Some(entry), None) => {
+                entry.add_hits(1);
+                Some(entry)
+            }
+            // Evicted for want of room, but good: it was asked a second ago.
+            (None, Some((old, _))) if old.freshness(self.now) == Freshness::Fresh => Some(Arc::clone(old)),
+            (None, _) => None,
+        };
+        let Some(entry) = entry else {
+            if let Some(slot) = due {
+                self.near.drop_slot(slot);
+            }
+            return self.miss(datagram, key, listener);
+        };
+        if entry.wants_prefetch(self.now) && self.jobs.try_send(Job::Prefetch(Arc::clone(&entry))).is_err() {
+            entry.release_prefetch();
+        }
+        let (slot, source) = match due {
+            Some(slot) => {
+                self.near.renew(slot, &entry, self.now);
+                (Some(slot), Source::Near)
+            }
+            None => (self.near.fill(key, &entry, self.now), Source::Store),
+        };
+        let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
+        match slot {
+            Some(slot) => {
+                let asked = HeadFacts::of(&query);
+                self.near_reply(datagram.bytes, asked, slot, source)
+            }
+            None => self.scratch_reply(&query, datagram.bytes.len(), &entry),
+        }
+    }
+
+    /// A reply where the batch itself holds every slot that could make room.
+    fn scratch_reply(&mut self, query: &Query<'_>, query_len: usize, entry: &Entry) -> Plan {
+        let start = self.scratch.len();
+        let ttls = Ttls::Aged(entry.age(self.now));
+        let parts = entry.parts();
+        reply::push_reply(
+            &mut self.scratch,
+            &Asked::of(query, self.transport),
+            &parts,
+            ttls,
+            entry.extended_error(),
+        );
+        let zone = ZoneId(entry.zone());
+        self.tally.query(zone, query.qtype(), query_len, query.dnssec_ok());
+        let outcome = Outcome::new(Source::Store, parts.rcode, entry.kind());
+        self.tally.response(zone, outcome, self.scratch.len() - start, 0);
+        Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
+    }
+
+    fn miss(&mut self, datagram: Datagram<'_>, key: &Key, listener: &Arc<UdpListener>) -> Plan {
+        let peer = datagram.peer();
+        if peer.port() == 0 {
+            self.tally.dropped(DropReason::Port);
+            return Plan::Nothing;
+        }
+        let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
+        let way = Way::Udp(Arc::clone(listener));
+        let client = Client::new(&query, self.transport, peer, self.now, way);
+        let miss = Miss { key: key.clone(), recursion_desired: query.recursion_desired(), client };
+        if self.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
+            return Plan::Nothing;
+        }
+        // Full: the miss path has more than it can do, and waiting would make hits pay for it.
+        self.tally.shed(ShedReason::Queue);
+        let zone = ZoneId::default();
+        self.tally.query(zone, query.qtype(), datagram.bytes.len(), query.dnssec_ok());
+        let head_len = query.head().len();
+        let edns = query.edns().is_some();
+        let plan = flip_error(datagram.bytes, rcode::SERVFAIL, head_len, edns);
+        self.tally.response(zone, Outcome::new(Source::Shed, rcode::SERVFAIL, Kind::Failure), head_len, 0);
+        plan
+    }
+
+    #[cold]
+    fn reject(&mut self, bytes: &mut [u8], rejection: Rejection) -> Plan {
+        match rejection {
+            Rejection::Ignore(ignored) => {
+                self.tally.dropped(match ignored {
+                    Ignored::Short => DropReason::Malformed,
+                    Ignored::Response => DropReason::Response,
+                });
+                Plan::Nothing
+            }
+            Rejection::Answer { rcode, head_len, edns } => {
+                let zone = ZoneId::default();
+                self.tally.query(zone, 0, bytes.len(), false);
+                let outcome = Outcome::new(Source::Failure, rcode, Kind::Failure);
+                self.tally.response(zone, outcome, head_len, 0);
+                flip_error(bytes, rcode, head_len, edns)
+            }
+        }
+    }
+}
+
+/// What of a query its reply from a near slot depends on, so that the datagram can be written to.
+#[derive(Debug, Clone, Copy)]
+struct HeadFacts {
+    head_len: u16,
+    flags: u16,
+    qtype: u16,
+    /// 0: no OPT.
+    udp_payload: u16,
+    dnssec_ok: bool,
+    wants_authentic_data: bool,
+}
+
+impl HeadFacts {
+    #[inline]
+    fn of(query: &Query<'_>) -> Self {
+        Self {
+            head_len: query.head().len() as u16,
+            flags: query.flags(),
+            qtype: query.qtype(),
+            udp_payload: query.edns().map_or(0, |edns| edns.udp_payload),
+            dnssec_ok: query.dnssec_ok(),
+            wants_authentic_data: query.wants_authentic_data(),
+        }
+    }
+}
+
+/// An error without records, written over the query's own header.
+fn flip_error(bytes: &mut [u8], rcode: u16, head_len: usize, edns: bool) -> Plan {
+    let Some(header) = bytes.first_chunk_mut::<HEADER_LEN>() else { return Plan::Nothing };
+    let query_flags = u16::from_be_bytes([header[2], header[3]]) & !flags::AD;
+    let reply_flags = reply::reply_flags(query_flags, rcode, false, false);
+    reply::flip_header(header, reply_flags, head_len > HEADER_LEN, [0; 3], edns);
+    Plan::Head { len: head_len as u16, opt: edns.then(|| reply::opt_record(rcode, false)) }
+}
