@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod observe;
 pub mod resolver;
 pub mod server;
 pub mod sys;

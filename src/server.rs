@@ -6,4 +6,5 @@
 pub mod client;
 pub mod hit;
 pub mod outbox;
+pub mod tcp;
 pub mod udp;

@@ -110,8 +110,8 @@ impl HitPath {
                             let asked = HeadFacts::of(&query);
                             self.near_reply(datagram.bytes, asked, slot, Source::Near)
                         }
-                        Found::Due(slot) => self.from_store(datagram, &key, Some(slot), listener),
-                        Found::Nothing => self.from_store(datagram, &key, None, listener),
+                        Found::Due(slot) => self.ask_store(datagram, &key, Some(slot), listener),
+                        Found::Nothing => self.ask_store(datagram, &key, None, listener),
                     }
                 }
                 Err(rejection) => self.reject(datagram.bytes, rejection),
@@ -165,13 +165,12 @@ impl HitPath {
         let len = usize::from(asked.head_len);
         let whole = served.body_len.map(|body| len + body + opt_len).filter(|&all| all <= usize::from(limit));
         let authentic_data = served.authentic_data && asked.wants_authentic_data;
-        let reply_flags =
-            reply::reply_flags(asked.flags, served.rcode, authentic_data, whole.is_none());
+        let reply_flags = reply::reply_flags(asked.flags, served.rcode, authentic_data, whole.is_none());
         let counts = if whole.is_some() { served.counts } else { [0; 3] };
         if let Some(header) = bytes.first_chunk_mut::<HEADER_LEN>() {
             reply::flip_header(header, reply_flags, true, counts, opt);
         }
-        let zone = ZoneId(served.zone);
+        let zone = zone_of(served.zone);
         self.tally.query(zone, asked.qtype, bytes.len(), asked.dnssec_ok);
         let outcome = Outcome::new(source, served.rcode, served.kind);
         self.tally.response(zone, outcome, whole.unwrap_or(len + opt_len), 0);
@@ -183,9 +182,9 @@ impl HitPath {
     }
 
     /// A near miss, or a slot whose second is over.
-    fn from_store(
+    fn ask_store(
         &mut self,
-        datagram: Datagram<'_>,
+        mut datagram: Datagram<'_>,
         key: &Key,
         due: Option<SlotId>,
         listener: &Arc<UdpListener>,
@@ -208,7 +207,7 @@ impl HitPath {
             if let Some(slot) = due {
                 self.near.drop_slot(slot);
             }
-            return self.miss(datagram, key, listener);
+            return self.miss(&mut datagram, key, listener);
         };
         if entry.wants_prefetch(self.now) && self.jobs.try_send(Job::Prefetch(Arc::clone(&entry))).is_err() {
             entry.release_prefetch();
@@ -242,14 +241,14 @@ impl HitPath {
             ttls,
             entry.extended_error(),
         );
-        let zone = ZoneId(entry.zone());
+        let zone = zone_of(entry.zone());
         self.tally.query(zone, query.qtype(), query_len, query.dnssec_ok());
         let outcome = Outcome::new(Source::Store, parts.rcode, entry.kind());
         self.tally.response(zone, outcome, self.scratch.len() - start, 0);
         Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
     }
 
-    fn miss(&mut self, datagram: Datagram<'_>, key: &Key, listener: &Arc<UdpListener>) -> Plan {
+    fn miss(&mut self, datagram: &mut Datagram<'_>, key: &Key, listener: &Arc<UdpListener>) -> Plan {
         let peer = datagram.peer();
         if peer.port() == 0 {
             self.tally.dropped(DropReason::Port);
@@ -264,7 +263,7 @@ impl HitPath {
         }
         // Full: the miss path has more than it can do, and waiting would make hits pay for it.
         self.tally.shed(ShedReason::Queue);
-        let zone = ZoneId::default();
+        let zone = ZoneId::OTHER;
         self.tally.query(zone, query.qtype(), datagram.bytes.len(), query.dnssec_ok());
         let head_len = query.head().len();
         let edns = query.edns().is_some();
@@ -284,7 +283,7 @@ impl HitPath {
                 Plan::Nothing
             }
             Rejection::Answer { rcode, head_len, edns } => {
-                let zone = ZoneId::default();
+                let zone = ZoneId::OTHER;
                 self.tally.query(zone, 0, bytes.len(), false);
                 let outcome = Outcome::new(Source::Failure, rcode, Kind::Failure);
                 self.tally.response(zone, outcome, head_len, 0);
@@ -318,6 +317,10 @@ impl HeadFacts {
             wants_authentic_data: query.wants_authentic_data(),
         }
     }
+}
+
+fn zone_of(number: u16) -> ZoneId {
+    ZoneId::from_index(usize::from(number)).unwrap_or(ZoneId::OTHER)
 }
 
 /// An error without records, written over the query's own header.

@@ -33,7 +33,7 @@ pub struct Answer {
 }
 
 /// Kinds of answers, as far as caching goes (RFC 2308 §2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
     /// Records of the type asked.

@@ -1,0 +1,392 @@
+//! The TCP listener (RFC 7766, RFC 9210): pipelined, answers in any order, bounded in every direction.
+//!
+//! One thread with an async runtime of its own accepts and serves. A connection is one task: it answers all hits of what
+//! it has read in one write, hands misses to the resolver, and writes their answers as they come, those that are ready
+//! together in one write. Between reads an idle connection holds no buffer.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::client::{Client, Way};
+use crate::cache::key::Seed;
+use crate::cache::{Key, Store};
+use crate::config::ListenTcp;
+use crate::observe::{DropReason, Kind, Outcome, SharedTally, ShedReason, Source, ZoneId};
+use crate::resolver::job::{Job, Jobs, Miss};
+use crate::sys::clock;
+use crate::wire::query::{Query, Rejection};
+use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
+use crate::wire::{MAX_MESSAGE, rcode};
+
+/// Queries of one connection that may wait for an answer; past it the connection is not read (RFC 7766 §6.2.1.1 leaves
+/// the number open). It is also what [`Way::Tcp`]'s channel holds.
+const MAX_IN_FLIGHT: usize = 256;
+
+/// Bytes taken from a connection at once.
+const READ_ROOM: usize = 64 * 1024;
+
+/// Replies collected before they are written, in bytes, even if more queries have been read.
+const WRITE_ROOM: usize = 64 * 1024;
+
+/// What the listeners of one thread share.
+pub struct Shared {
+    /// The store.
+    pub store: Arc<Store>,
+    /// The way to the resolver.
+    pub jobs: Jobs,
+    /// `listen.tcp`.
+    pub limits: ListenTcp,
+    /// The open connections.
+    pub connections: Rc<Connections>,
+    /// Turns true once, when draining begins.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Counts open connections, in all and by client address.
+#[derive(Debug, Default)]
+pub struct Connections {
+    by_client: RefCell<HashMap<IpAddr, usize>>,
+    open: std::cell::Cell<usize>,
+    gauge: Option<prometheus::IntGauge>,
+}
+
+/// One counted connection.
+struct Permit {
+    connections: Rc<Connections>,
+    client: IpAddr,
+}
+
+impl Connections {
+    /// None yet; their number is kept in `gauge`.
+    pub fn new(gauge: prometheus::IntGauge) -> Self {
+        Self { gauge: Some(gauge), ..Self::default() }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    fn admit(self: &Rc<Self>, client: IpAddr, limits: &ListenTcp) -> Result<Permit, ShedReason> {
+        if self.open.get() >= limits.max_connections {
+            return Err(ShedReason::TcpConnections);
+        }
+        let mut by_client = self.by_client.borrow_mut();
+        let count = by_client.entry(client).or_default();
+        if *count >= limits.max_connections_per_client {
+            return Err(ShedReason::TcpClient);
+        }
+        *count += 1;
+        self.set(self.open.get() + 1);
+        Ok(Permit { connections: Rc::clone(self), client })
+    }
+
+    fn set(&self, open: usize) {
+        self.open.set(open);
+        if let Some(gauge) = &self.gauge {
+            gauge.set(open as i64);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let connections = &self.connections;
+        connections.set(connections.open.get() - 1);
+        let mut by_client = connections.by_client.borrow_mut();
+        if let Some(count) = by_client.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Accepts connections until draining begins, then those already queued, and closes the listener. Connections go on as
+/// local tasks.
+pub async fn accept(listener: TcpListener, shared: Rc<Shared>, tally: SharedTally) {
+    /// After running out of descriptors or memory: others close theirs meanwhile.
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut draining = shared.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|&draining| draining) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(stream, peer, &shared, &tally),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "accepting a TCP connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Errors of accept(2) that belong to the connection, not to the listener.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn admit(stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>, tally: &SharedTally) {
+    let permit = match shared.connections.admit(peer.ip().to_canonical(), &shared.limits) {
+        Ok(permit) => permit,
+        Err(reason) => return tally.shed(reason),
+    };
+    let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
+    let connection = Connection {
+        stream,
+        peer,
+        shared: Rc::clone(shared),
+        tally: tally.clone(),
+        seed: Seed::of_process(),
+        unread: Vec::new(),
+        in_flight: 0,
+        replies,
+        _permit: permit,
+    };
+    tokio::task::spawn_local(connection.serve(waiting));
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Rc<Shared>,
+    tally: SharedTally,
+    seed: Seed,
+    /// Bytes of queries not yet taken up: a part of one, or those past the limit in flight.
+    unread: Vec<u8>,
+    in_flight: usize,
+    replies: mpsc::Sender<Vec<u8>>,
+    _permit: Permit,
+}
+
+/// Why a connection ends.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The client is done, idle for too long, or we drain.
+    Done,
+    /// The client broke the protocol, reads too slowly, or is gone.
+    Broken,
+}
+
+impl Connection {
+    async fn serve(mut self, mut waiting: mpsc::Receiver<Vec<u8>>) {
+        let end = self.exchange(&mut waiting).await;
+        if end == End::Done {
+            // FIN behind the last answer; what goes wrong now is the client's own.
+            let _ = self.stream.shutdown().await;
+        } else {
+            for _ in 0..self.in_flight {
+                self.tally.dropped(DropReason::Gone);
+            }
+        }
+    }
+
+    async fn exchange(&mut self, waiting: &mut mpsc::Receiver<Vec<u8>>) -> End {
+        let idle_timeout = self.shared.limits.idle_timeout.0;
+        let idle = tokio::time::sleep(idle_timeout);
+        tokio::pin!(idle);
+        let mut draining = self.shared.draining.clone();
+        let mut open = true;
+        let mut out = Vec::new();
+        loop {
+            let may_read = open && self.in_flight < MAX_IN_FLIGHT;
+            if !open && self.in_flight == 0 {
+                return End::Done;
+            }
+            tokio::select! {
+                biased;
+                Some(reply) = waiting.recv(), if self.in_flight > 0 => {
+                    self.push_waited(&reply, &mut out);
+                    while out.len() < WRITE_ROOM && let Ok(reply) = waiting.try_recv() {
+                        self.push_waited(&reply, &mut out);
+                    }
+                    // Room for more queries in flight: those already read come first.
+                    if self.take_up(&mut out, &[]).is_err() {
+                        return End::Broken;
+                    }
+                }
+                ready = self.stream.readable(), if may_read => {
+                    if ready.is_err() {
+                        return End::Broken;
+                    }
+                    match self.read(&mut out) {
+                        Ok(0) => open = false,
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                        Err(_) => return End::Broken,
+                    }
+                }
+                () = &mut idle, if self.in_flight == 0 => return End::Done,
+                _ = draining.wait_for(|&draining| draining), if open => {
+                    // What has arrived by now is answered; what comes later finds the connection closed.
+                    let _ = self.read(&mut out);
+                    open = false;
+                }
+            }
+            if !out.is_empty() {
+                // A query was answered: the connection is not idle. One that is never complete does not count.
+                idle.as_mut().reset(Instant::now() + idle_timeout);
+                match tokio::time::timeout(idle_timeout, self.stream.write_all(&out)).await {
+                    Ok(Ok(())) => {}
+                    // A client that does not read for as long as that is gone, or hostile.
+                    Ok(Err(_)) | Err(_) => return End::Broken,
+                }
+                out.clear();
+                out.shrink_to(READ_ROOM);
+            }
+        }
+    }
+
+    /// Takes what has arrived and answers it into `out`; 0 at the end of the stream.
+    fn read(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
+        thread_local! {
+            /// One room for all connections of the thread: what is read is taken up, or copied away, at once.
+            static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_ROOM].into_boxed_slice());
+        }
+        ROOM.with_borrow_mut(|room| {
+            let count = self.stream.try_read(room)?;
+            self.take_up(out, &room[..count])?;
+            Ok(count)
+        })
+    }
+
+    /// Takes up the queries in what was left unread and in `arrived`; what is incomplete, or past the limit in flight, is
+    /// left unread.
+    fn take_up(&mut self, out: &mut Vec<u8>, arrived: &[u8]) -> io::Result<()> {
+        let mut unread = std::mem::take(&mut self.unread);
+        if unread.is_empty() {
+            let taken = self.take_up_frames(arrived, out)?;
+            unread.extend_from_slice(&arrived[taken..]);
+        } else {
+            unread.extend_from_slice(arrived);
+            let taken = self.take_up_frames(&unread, out)?;
+            unread.drain(..taken);
+        }
+        if unread.is_empty() {
+            unread = Vec::new();
+        }
+        // At most one room and one frame: reading stops while a complete frame is left.
+        debug_assert!(unread.len() <= READ_ROOM + 2 + MAX_MESSAGE);
+        self.unread = unread;
+        Ok(())
+    }
+
+    /// How many bytes of whole frames were taken up.
+    fn take_up_frames(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let mut at = 0;
+        while self.in_flight < MAX_IN_FLIGHT && out.len() < MAX_WRITE {
+            let Some(&length) = bytes[at..].first_chunk() else { break };
+            let end = at + 2 + usize::from(u16::from_be_bytes(length));
+            let Some(message) = bytes.get(at + 2..end) else { break };
+            self.answer(message, out)?;
+            at = end;
+        }
+        Ok(at)
+    }
+
+    /// Answers one query into `out`, or hands it to the resolver.
+    fn answer(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let query = match Query::parse(message) {
+            Ok(query) => query,
+            Err(Rejection::Ignore(_)) => {
+                self.tally.dropped(DropReason::Malformed);
+                // Nothing that could be answered will follow from such a client.
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            Err(Rejection::Answer { rcode, head_len, edns }) => {
+                self.reject(message, rcode, head_len, edns, out);
+                return Ok(());
+            }
+        };
+        let now = clock::now();
+        let key = Key::of(&query, self.seed);
+        let transport = Transport::Tcp { idle_timeout: self.shared.limits.idle_timeout.0 };
+        if let Some(entry) = self.shared.store.fresh(&key, now) {
+            entry.add_hits(1);
+            if entry.wants_prefetch(now) && self.shared.jobs.try_send(Job::Prefetch(entry.clone())).is_err() {
+                entry.release_prefetch();
+            }
+            let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
+            let parts = entry.parts();
+            let asked = Asked::of(&query, transport);
+            let len = framed(out, |out| {
+                reply::push_reply(out, &asked, &parts, Ttls::Aged(entry.age(now)), entry.extended_error());
+            });
+            self.tally.query(zone, query.qtype(), message.len(), query.dnssec_ok());
+            self.tally.response(zone, Outcome::new(Source::Store, parts.rcode, entry.kind()), len, 0);
+            return Ok(());
+        }
+        let client = Client::new(&query, transport, self.peer, now, Way::Tcp(self.replies.clone()));
+        let miss = Miss { key, recursion_desired: query.recursion_desired(), client };
+        if self.shared.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
+            self.in_flight += 1;
+        } else {
+            self.tally.shed(ShedReason::Queue);
+            let head_len = query.head().len();
+            self.respond_empty(message, rcode::SERVFAIL, head_len, query.edns().is_some(), Source::Shed, out);
+        }
+        Ok(())
+    }
+
+    fn reject(&self, message: &[u8], rcode: u16, head_len: usize, edns: bool, out: &mut Vec<u8>) {
+        self.respond_empty(message, rcode, head_len, edns, Source::Failure, out);
+    }
+
+    fn respond_empty(
+        &self,
+        message: &[u8],
+        rcode: u16,
+        head_len: usize,
+        edns: bool,
+        source: Source,
+        out: &mut Vec<u8>,
+    ) {
+        let edns = edns.then_some(crate::wire::query::Edns {
+            udp_payload: crate::wire::MIN_UDP_PAYLOAD,
+            dnssec_ok: false,
+            keepalive: false,
+        });
+        let transport = Transport::Tcp { idle_timeout: self.shared.limits.idle_timeout.0 };
+        let asked = Asked { head: &message[..head_len], edns, transport };
+        let parts = Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };
+        let len = framed(out, |out| reply::push_reply(out, &asked, &parts, Ttls::Aged(0), None));
+        self.tally.query(ZoneId::OTHER, 0, message.len(), false);
+        self.tally.response(ZoneId::OTHER, Outcome::new(source, rcode, Kind::Failure), len, 0);
+    }
+
+    fn push_waited(&mut self, reply: &[u8], out: &mut Vec<u8>) {
+        self.in_flight -= 1;
+        framed(out, |out| out.extend_from_slice(reply));
+    }
+}
+
+/// Replies collected at most: a write room, and the one reply that passes it.
+const MAX_WRITE: usize = WRITE_ROOM;
+
+/// Appends what `push` appends, behind its length (RFC 1035 §4.2.2); that length.
+fn framed(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0]);
+    push(out);
+    let len = out.len() - start - 2;
+    out[start..start + 2].copy_from_slice(&(len as u16).to_be_bytes());
+    len
+}
