@@ -94,7 +94,7 @@ impl Connections {
     fn set(&self, open: usize) {
         self.open.set(open);
         if let Some(gauge) = &self.gauge {
-            gauge.set(open as i64);
+            gauge.set(i64::try_from(open).unwrap_or(i64::MAX));
         }
     }
 }
@@ -241,7 +241,7 @@ impl Connection {
                     open = false;
                 }
             }
-            if !out.is_empty() {
+            while !out.is_empty() {
                 // A query was answered: the connection is not idle. One that is never complete does not count.
                 idle.as_mut().reset(Instant::now() + idle_timeout);
                 match tokio::time::timeout(idle_timeout, self.stream.write_all(&out)).await {
@@ -250,7 +250,11 @@ impl Connection {
                     Ok(Err(_)) | Err(_) => return End::Broken,
                 }
                 out.clear();
-                out.shrink_to(READ_ROOM);
+                out.shrink_to(WRITE_ROOM);
+                // What a full write buffer left behind.
+                if self.take_up(&mut out, &[]).is_err() {
+                    return End::Broken;
+                }
             }
         }
     }
@@ -292,7 +296,7 @@ impl Connection {
     /// How many bytes of whole frames were taken up.
     fn take_up_frames(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let mut at = 0;
-        while self.in_flight < MAX_IN_FLIGHT && out.len() < MAX_WRITE {
+        while self.in_flight < MAX_IN_FLIGHT && out.len() < WRITE_ROOM {
             let Some(&length) = bytes[at..].first_chunk() else { break };
             let end = at + 2 + usize::from(u16::from_be_bytes(length));
             let Some(message) = bytes.get(at + 2..end) else { break };
@@ -377,9 +381,6 @@ impl Connection {
         framed(out, |out| out.extend_from_slice(reply));
     }
 }
-
-/// Replies collected at most: a write room, and the one reply that passes it.
-const MAX_WRITE: usize = WRITE_ROOM;
 
 /// Appends what `push` appends, behind its length (RFC 1035 §4.2.2); that length.
 fn framed(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) -> usize {
