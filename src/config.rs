@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod name;
+pub mod node_cache;
 pub mod resolv_conf;
 pub mod schema;
 pub mod units;
@@ -18,6 +19,7 @@ mod validate;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, Problem};
+pub use node_cache::NodeCacheFlags;
 pub use schema::*;
 pub use units::{ByteSize, Fraction, HumanDuration, Switch};
 
