@@ -3,6 +3,7 @@
 //! The rooms, and what each may touch, are described in `ARCHITECTURE.md`.
 
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod observe;
 pub mod resolver;

@@ -113,6 +113,7 @@ impl fmt::Display for HumanDuration {
         let millis = self.as_millis();
         match millis {
             0 => f.write_str("0s"),
+            _ if millis.is_multiple_of(86_400_000) => write!(f, "{}d", millis / 86_400_000),
             _ if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
             _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
             _ if millis.is_multiple_of(1_000) => write!(f, "{}s", millis / 1_000),
@@ -159,7 +160,8 @@ impl FromStr for Fraction {
             Some(percent) => percent.trim().parse::<f64>().map_err(|_| ERROR)? / 100.0,
             None => text.parse::<f64>().map_err(|_| ERROR)?,
         };
-        if (0.0..=1.0).contains(&share) { Ok(Self(share)) } else { Err(ERROR) }
+        // To a millionth, as it is printed.
+        if (0.0..=1.0).contains(&share) { Ok(Self((share * 1e6).round() / 1e6)) } else { Err(ERROR) }
     }
 }
 
