@@ -3,3 +3,4 @@
 //! The rooms, and what each may touch, are described in `ARCHITECTURE.md`.
 
 pub mod config;
+pub mod node;
