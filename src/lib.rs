@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod node;
 pub mod observe;
 pub mod resolver;
 pub mod server;

@@ -1,0 +1,271 @@
+//! The interface that carries the listen addresses.
+//!
+//! An interface is ours when its alias is `nodens` (`ip link show` prints it). The alias cannot be set in the request
+//! that creates an interface, so the hardware address marks it as well, from the first moment: `6e:6f:64:65:6e:73`,
+//! the six letters of the name, which is a valid locally administered unicast address (IEEE 802-2014 §8.4). A process
+//! that is killed between the two requests leaves nothing it would not recognise. Any other interface of the configured
+//! name is left alone and refused.
+//!
+//! A dummy device drops what is sent to it and never has to: packets for a local address are delivered whatever
+//! interface it is on. A bridge without ports serves the same end where the kernel has no dummy device.
+
+use std::io;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec};
+
+use super::error::NodeError;
+use crate::config::{Interface, InterfaceKind};
+
+/// The alias of an interface that nodens made.
+pub const ALIAS: &str = "nodens";
+
+/// What [`ensure`] had to do.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// The interface was made, as this kind.
+    pub(crate) created: Option<InterfaceKind>,
+    /// It was down.
+    pub(crate) raised: bool,
+    /// Addresses that were missing.
+    pub(crate) added: Vec<IpAddr>,
+    /// Addresses that were too many.
+    pub(crate) removed: Vec<IpAddr>,
+}
+
+impl Changes {
+    /// Whether everything was as it should be.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Makes the interface what it should be: there, ours, up, with these addresses. What is right already is not touched.
+///
+/// With `prune`, host addresses that are not among them are removed. Returns its index and what was changed.
+pub(crate) async fn ensure(
+    handle: &Handle,
+    interface: &Interface,
+    addresses: &[IpAddr],
+    prune: bool,
+) -> Result<(u32, Changes), NodeError> {
+    let mut changes = Changes::default();
+    let link = match find(handle, &interface.name).await? {
+        Some(link) => link,
+        None => {
+            changes.created = create(handle, interface).await?;
+            let missing = || failed("find", &interface.name, rtnetlink::Error::RequestFailed);
+            find(handle, &interface.name).await?.ok_or_else(missing)?
+        }
+    };
+    if !is_ours(&link) {
+        return Err(NodeError::ForeignInterface { name: interface.name.clone() });
+    }
+    let index = link.header.index;
+    let is_up = link.header.flags.contains(LinkFlags::Up);
+    if !is_up || alias(&link) != Some(ALIAS) {
+        let message =
+            LinkUnspec::new_with_index(index).up().append_extra_attribute(LinkAttribute::IfAlias(ALIAS.to_owned()));
+        let request = handle.link().change(message.build()).execute();
+        request.await.map_err(|error| failed("set up", &interface.name, error))?;
+        changes.raised = !is_up && changes.created.is_none();
+    }
+
+    let present = addresses_of(handle, index, &interface.name).await?;
+    for &address in addresses.iter().filter(|&&address| belongs_on_interface(address)) {
+        if !present.iter().any(|message| host_address(message) == Some(address)) {
+            add_address(handle, index, &interface.name, address).await?;
+            changes.added.push(address);
+        }
+    }
+    for message in present.into_iter().filter(|_| prune) {
+        match host_address(&message) {
+            Some(address) if !addresses.contains(&address) => {
+                delete_address(handle, message, &interface.name).await?;
+                changes.removed.push(address);
+            }
+            _ => {}
+        }
+    }
+    Ok((index, changes))
+}
+
+/// Takes addresses away; those that are not there are as good.
+pub(crate) async fn remove_addresses(
+    handle: &Handle,
+    interface: &Interface,
+    addresses: &[IpAddr],
+) -> Result<(), NodeError> {
+    let Some(link) = find(handle, &interface.name).await?.filter(is_ours) else { return Ok(()) };
+    for message in addresses_of(handle, link.header.index, &interface.name).await? {
+        if host_address(&message).is_some_and(|address| addresses.contains(&address)) {
+            delete_address(handle, message, &interface.name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the interface. Returns false when there is none of that name, an error when it is not ours.
+pub(crate) async fn remove(handle: &Handle, interface: &Interface) -> Result<bool, NodeError> {
+    let Some(link) = find(handle, &interface.name).await? else { return Ok(false) };
+    if !is_ours(&link) {
+        return Err(NodeError::ForeignInterface { name: interface.name.clone() });
+    }
+    match handle.link().del(link.header.index).execute().await {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(failed("remove", &interface.name, error)),
+    }
+}
+
+/// Whether this listen address is one to put on the interface: loopback has its own, unspecified is none.
+pub(crate) fn belongs_on_interface(address: IpAddr) -> bool {
+    !address.is_loopback() && !address.is_unspecified()
+}
+
+/// The name in a link message.
+pub(crate) fn name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(&**name),
+        _ => None,
+    })
+}
+
+async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, NodeError> {
+    match handle.link().get().match_name(name).execute().try_next().await {
+        Ok(link) => Ok(link),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(failed("look for", name, error)),
+    }
+}
+
+fn is_ours(link: &LinkMessage) -> bool {
+    alias(link) == Some(ALIAS)
+        || link.attributes.iter().any(
+            |attribute| matches!(attribute, LinkAttribute::Address(address) if address == HARDWARE_ADDRESS),
+        )
+}
+
+fn alias(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(&**alias),
+        _ => None,
+    })
+}
+
+/// Makes the interface; a bridge where a dummy is asked for and the kernel has none. Returns what was made, or `None` if
+/// somebody else made one of that name first.
+async fn create(handle: &Handle, interface: &Interface) -> Result<Option<InterfaceKind>, NodeError> {
+    if interface.kind == InterfaceKind::Dummy {
+        match add(handle, LinkDummy::new(&interface.name)).await {
+            Ok(()) => return Ok(Some(InterfaceKind::Dummy)),
+            Err(error) if code(&error) == Some(libc::EEXIST) => return Ok(None),
+            Err(error) if code(&error) == Some(libc::EOPNOTSUPP) => tracing::warn!(
+                interface = interface.name,
+                "this kernel has no dummy device (CONFIG_DUMMY): a bridge without ports is made instead"
+            ),
+            Err(error) => return Err(failed("create", &interface.name, error)),
+        }
+    }
+    match add(handle, LinkBridge::new(&interface.name)).await {
+        Ok(()) => Ok(Some(InterfaceKind::Bridge)),
+        Err(error) if code(&error) == Some(libc::EEXIST) => Ok(None),
+        Err(error) => Err(failed("create", &interface.name, error)),
+    }
+}
+
+async fn add<T>(handle: &Handle, link: LinkMessageBuilder<T>) -> Result<(), rtnetlink::Error> {
+    handle.link().add(link.address(HARDWARE_ADDRESS.to_vec()).build()).execute().await
+}
+
+async fn addresses_of(handle: &Handle, index: u32, name: &str) -> Result<Vec<AddressMessage>, NodeError> {
+    let addresses = handle.address().get().set_link_index_filter(index).execute();
+    addresses.try_collect().await.map_err(|error| failed("list the addresses of", name, error))
+}
+
+/// The address of a message if it is one that [`ensure`] could have added: a whole address, no prefix. The link-local
+/// address that the kernel gives an interface by itself is none.
+fn host_address(message: &AddressMessage) -> Option<IpAddr> {
+    let whole = match message.header.family {
+        AddressFamily::Inet => 32,
+        AddressFamily::Inet6 => 128,
+        _ => return None,
+    };
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    address.filter(|_| message.header.prefix_len == whole)
+}
+
+async fn add_address(handle: &Handle, index: u32, name: &str, address: IpAddr) -> Result<(), NodeError> {
+    let prefix = if address.is_ipv4() { 32 } else { 128 };
+    let mut request = handle.address().add(index, address, prefix);
+    let message = request.message_mut();
+    if address.is_ipv6() {
+        // Duplicate address detection (RFC 4862 §5.4) would keep the address from being bound for a second, and asks
+        // neighbours that this interface does not have.
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message.header.scope = AddressScope::Universe;
+    match request.execute().await {
+        Ok(()) => Ok(()),
+        Err(error) if code(&error) == Some(libc::EEXIST) => Ok(()),
+        Err(error) if matches!(code(&error), Some(libc::EACCES | libc::EOPNOTSUPP)) && address.is_ipv6() => {
+            Err(NodeError::Ipv6Disabled { address })
+        }
+        Err(error) => Err(failed(&format!("add {address} to"), name, error)),
+    }
+}
+
+async fn delete_address(handle: &Handle, message: AddressMessage, name: &str) -> Result<(), NodeError> {
+    match handle.address().del(message).execute().await {
+        Ok(()) => Ok(()),
+        Err(error) if code(&error) == Some(libc::EADDRNOTAVAIL) || is_gone(&error) => Ok(()),
+        Err(error) => Err(failed("remove an address from", name, error)),
+    }
+}
+
+/// Whether the interface an error is about has just been removed.
+fn is_gone(error: &rtnetlink::Error) -> bool {
+    code(error) == Some(libc::ENODEV)
+}
+
+fn code(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.code.map(|code| code.get().saturating_neg()),
+        _ => None,
+    }
+}
+
+fn failed(verb: &str, name: &str, error: rtnetlink::Error) -> NodeError {
+    let source = code(&error).map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error);
+    NodeError::kernel(format!("{verb} interface {name}"), source)
+}
+
+/// The hardware address of an interface that nodens made: its name in ASCII.
+const HARDWARE_ADDRESS: &[u8; 6] = b"nodens";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hardware_address_is_unicast_and_locally_administered() {
+        assert_eq!(HARDWARE_ADDRESS[0] & 0b11, 0b10);
+    }
+
+    #[test]
+    fn loopback_and_unspecified_addresses_stay_off_the_interface() {
+        let on = |address: &str| belongs_on_interface(address.parse().unwrap());
+        assert!(on("169.254.20.10") && on("10.96.0.10") && on("fd00::10"));
+        assert!(!on("127.0.0.1") && !on("::1") && !on("0.0.0.0") && !on("::"));
+    }
+}
