@@ -153,7 +153,9 @@ impl Network {
             tracing::warn!("node.interface has changed: it takes effect at the next start");
         }
         if self.rules.is_none() && (config.node.notrack || config.node.accept_rules) {
-            tracing::warn!("node.notrack or node.accept_rules has been switched on: it takes effect at the next start");
+            tracing::warn!(
+                "node.notrack or node.accept_rules has been switched on: it takes effect at the next start"
+            );
         }
         let _lock = if self.instance.is_some() { Some(ChangeLock::acquire().await?) } else { None };
         if let Some(interface) = &self.interface {
@@ -254,7 +256,8 @@ fn wanted(config: &Config) -> Wanted {
         .map(|&address| Endpoint::dns(SocketAddr::new(address, config.listen.port)))
         .collect();
     let on_listen_address = |address: IpAddr| config.listen.addresses.contains(&address);
-    endpoints.extend(config.observe.health.filter(|health| on_listen_address(health.ip())).map(Endpoint::http));
+    endpoints
+        .extend(config.observe.health.filter(|health| on_listen_address(health.ip())).map(Endpoint::http));
     Wanted {
         notrack: if config.node.notrack { endpoints.clone() } else { Vec::new() },
         accept: if config.node.accept_rules { endpoints } else { Vec::new() },

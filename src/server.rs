@@ -4,6 +4,7 @@
 //! batch or event, and hands the time down.
 
 pub mod client;
+pub mod front;
 pub mod hit;
 pub mod outbox;
 pub mod tcp;

@@ -32,7 +32,8 @@ pub(crate) fn apply(channel: &mut Channel, comment: &str, endpoints: &[Endpoint]
             if rules.is_empty() || !chain_exists(channel, &table, chain)? {
                 continue;
             }
-            batch.extend(rules.into_iter().map(|rule| table.add_rule(chain, Place::Beginning, rule, comment)));
+            batch
+                .extend(rules.into_iter().map(|rule| table.add_rule(chain, Place::Beginning, rule, comment)));
         }
         commit(channel, &batch)?;
     }
@@ -40,7 +41,11 @@ pub(crate) fn apply(channel: &mut Channel, comment: &str, endpoints: &[Endpoint]
 }
 
 /// Whether the chains that exist have all rules for these endpoints.
-pub(crate) fn is_intact(channel: &mut Channel, comment: &str, endpoints: &[Endpoint]) -> Result<bool, NodeError> {
+pub(crate) fn is_intact(
+    channel: &mut Channel,
+    comment: &str,
+    endpoints: &[Endpoint],
+) -> Result<bool, NodeError> {
     for family in FAMILIES {
         let table = Table::new(family, TABLE);
         if endpoints.is_empty() {
@@ -62,13 +67,18 @@ pub(crate) fn is_intact(channel: &mut Channel, comment: &str, endpoints: &[Endpo
 pub(crate) fn remove(channel: &mut Channel, ours: impl Fn(&str) -> bool) -> Result<(), NodeError> {
     for family in FAMILIES {
         let table = Table::new(family, TABLE);
-        let batch: Vec<_> = tagged(channel, &table, &ours)?.iter().map(|rule| table.delete_rule(rule)).collect();
+        let batch: Vec<_> =
+            tagged(channel, &table, &ours)?.iter().map(|rule| table.delete_rule(rule)).collect();
         commit(channel, &batch)?;
     }
     Ok(())
 }
 
-fn tagged(channel: &mut Channel, table: &Table, ours: impl Fn(&str) -> bool) -> Result<Vec<RuleEntry>, NodeError> {
+fn tagged(
+    channel: &mut Channel,
+    table: &Table,
+    ours: impl Fn(&str) -> bool,
+) -> Result<Vec<RuleEntry>, NodeError> {
     let mut rules = list_rules(channel, table)?;
     rules.retain(|rule| {
         CHAINS.iter().any(|(chain, _)| rule.chain == *chain) && rule.comment.as_deref().is_some_and(&ours)
@@ -88,12 +98,18 @@ fn commit(channel: &mut Channel, batch: &[Request]) -> Result<(), NodeError> {
     if batch.is_empty() {
         return Ok(());
     }
-    channel.batch(batch).map_err(|refusal| NodeError::kernel("change the iptables filter chains", refusal.source))
+    channel
+        .batch(batch)
+        .map_err(|refusal| NodeError::kernel("change the iptables filter chains", refusal.source))
 }
 
 /// The rules of one chain: queries come in by INPUT, answers leave by OUTPUT. The host's own clients come over `lo`, which
 /// host firewalls let through.
-fn rules(family: NetfilterProtoFamily, end: End, endpoints: &[Endpoint]) -> impl Iterator<Item = Vec<Expression>> {
+fn rules(
+    family: NetfilterProtoFamily,
+    end: End,
+    endpoints: &[Endpoint],
+) -> impl Iterator<Item = Vec<Expression>> {
     let of_family = move |address: IpAddr| address.is_ipv4() == (family == NetfilterProtoFamily::IPv4);
     endpoints
         .iter()

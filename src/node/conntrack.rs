@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NlaBuffer, NlasIterator};
 use netlink_packet_netfilter::NetfilterProtoFamily;
-use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, ProtoTuple, Protocol, Tuple};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, ProtoTuple, Protocol, Tuple,
+};
 
 use super::nfnetlink::{Channel, Request};
 
@@ -91,14 +93,16 @@ fn counters() -> Option<Counters> {
 
 fn netlink_counters() -> Option<Counters> {
     let mut channel = Channel::open().ok()?;
-    let message = ConntrackMessage::Other { message_type: IPCTNL_MSG_CT_GET_STATS_CPU, attributes: Vec::new() };
+    let message =
+        ConntrackMessage::Other { message_type: IPCTNL_MSG_CT_GET_STATS_CPU, attributes: Vec::new() };
     let mut sum = Counters::default();
     let mut cpus = 0;
     let complete = channel
         .dump(Request::new(NetfilterProtoFamily::Unspec, 0, message), None, |_, attributes| {
             cpus += 1;
             for attribute in NlasIterator::new(attributes).filter_map(Result::ok) {
-                let value = attribute.value().try_into().map_or(0, |bytes| u64::from(u32::from_be_bytes(bytes)));
+                let value =
+                    attribute.value().try_into().map_or(0, |bytes| u64::from(u32::from_be_bytes(bytes)));
                 match attribute.kind() {
                     CTA_STATS_INSERT_FAILED => sum.insert_failed += value,
                     CTA_STATS_DROP => sum.drop += value,
@@ -116,10 +120,12 @@ fn parse_proc(text: &str) -> Option<Counters> {
     let mut lines = text.lines();
     let names: Vec<_> = lines.next()?.split_ascii_whitespace().collect();
     let column = |name| names.iter().position(|&column| column == name);
-    let (insert_failed, drop, early_drop) = (column("insert_failed")?, column("drop")?, column("early_drop")?);
+    let (insert_failed, drop, early_drop) =
+        (column("insert_failed")?, column("drop")?, column("early_drop")?);
     let mut sum = Counters::default();
     for line in lines {
-        let numbers: Vec<_> = line.split_ascii_whitespace().map(|n| u64::from_str_radix(n, 16).unwrap_or(0)).collect();
+        let numbers: Vec<_> =
+            line.split_ascii_whitespace().map(|n| u64::from_str_radix(n, 16).unwrap_or(0)).collect();
         let number = |index: usize| numbers.get(index).copied().unwrap_or(0);
         sum.insert_failed += number(insert_failed);
         sum.drop += number(drop);
@@ -145,7 +151,8 @@ fn count_dns_rows() -> Option<DnsRows> {
 }
 
 fn dns_filter() -> Vec<ConntrackAttribute> {
-    let tuple = vec![Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp), ProtoTuple::DestinationPort(DNS_PORT)])];
+    let tuple =
+        vec![Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp), ProtoTuple::DestinationPort(DNS_PORT)])];
     let flags = CTA_FILTER_F_CTA_PROTO_NUM | CTA_FILTER_F_CTA_PROTO_DST_PORT;
     let mut filter = Vec::with_capacity(8);
     filter.extend(8_u16.to_ne_bytes());

@@ -209,7 +209,8 @@ impl KeptRules {
         work: impl FnOnce(&mut Rules) -> T + Send + 'static,
     ) -> Option<T> {
         let kept = Arc::clone(self);
-        run_blocking(move || kept.rules.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)).await
+        run_blocking(move || kept.rules.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work))
+            .await
     }
 
     async fn check(self: &Arc<Self>) {
@@ -228,7 +229,8 @@ impl KeptRules {
 
     /// Whether a datagram of notices is about rules of ours.
     async fn is_concerned(self: &Arc<Self>, datagram: &[u8]) -> bool {
-        let tables: Vec<String> = messages(datagram).filter_map(|m| changed_table(m.message_type(), m.payload())).collect();
+        let tables: Vec<String> =
+            messages(datagram).filter_map(|m| changed_table(m.message_type(), m.payload())).collect();
         if tables.is_empty() {
             return false;
         }

@@ -70,8 +70,9 @@ pub(crate) async fn ensure(
     let index = link.header.index;
     let is_up = link.header.flags.contains(LinkFlags::Up);
     if !is_up || alias(&link) != Some(ALIAS) {
-        let message =
-            LinkUnspec::new_with_index(index).up().append_extra_attribute(LinkAttribute::IfAlias(ALIAS.to_owned()));
+        let message = LinkUnspec::new_with_index(index)
+            .up()
+            .append_extra_attribute(LinkAttribute::IfAlias(ALIAS.to_owned()));
         let request = handle.link().change(message.build()).execute();
         request.await.map_err(|error| failed("set up", &interface.name, error))?;
         changes.raised = !is_up && changes.created.is_none();

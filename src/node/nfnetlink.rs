@@ -8,11 +8,13 @@ use std::io;
 use std::time::Instant;
 
 use netlink_packet_core::{
-    DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE,
-    NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ALIGNTO,
+    NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -26,7 +28,11 @@ pub(crate) struct Request {
 
 impl Request {
     /// A message of this family with flags beside `NLM_F_REQUEST`.
-    pub(crate) fn new(family: NetfilterProtoFamily, flags: u16, inner: impl Into<NetfilterMessageInner>) -> Self {
+    pub(crate) fn new(
+        family: NetfilterProtoFamily,
+        flags: u16,
+        inner: impl Into<NetfilterMessageInner>,
+    ) -> Self {
         Self { family, flags, inner: inner.into() }
     }
 }
@@ -82,15 +88,19 @@ impl Channel {
     /// Sends requests as one transaction: all take effect at once, or none does.
     pub(crate) fn batch(&mut self, requests: &[Request]) -> Result<(), Refusal> {
         let subsystem = NFNL_SUBSYS_NFTABLES;
-        let frame = |message| NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem), message);
+        let frame = |message| {
+            NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem), message)
+        };
         let mut bytes = Vec::new();
         append(&mut bytes, frame(ControlMessage::BatchBegin), NLM_F_REQUEST, self.next_sequence());
         let first = self.sequence.wrapping_add(1);
         for (index, request) in requests.iter().enumerate() {
             // Errors come unasked; one acknowledgement, of the last request, says that it was committed.
             let acknowledge = if index + 1 == requests.len() { NLM_F_ACK } else { 0 };
-            let message =
-                NetfilterMessage::new(NetfilterHeader::new(request.family.clone(), 0, 0), request.inner.clone());
+            let message = NetfilterMessage::new(
+                NetfilterHeader::new(request.family.clone(), 0, 0),
+                request.inner.clone(),
+            );
             append(&mut bytes, message, NLM_F_REQUEST | request.flags | acknowledge, self.next_sequence());
         }
         let last = self.sequence;
@@ -131,8 +141,10 @@ impl Channel {
     fn send(&mut self, requests: &[Request]) -> io::Result<u32> {
         let mut bytes = Vec::new();
         for request in requests {
-            let message =
-                NetfilterMessage::new(NetfilterHeader::new(request.family.clone(), 0, 0), request.inner.clone());
+            let message = NetfilterMessage::new(
+                NetfilterHeader::new(request.family.clone(), 0, 0),
+                request.inner.clone(),
+            );
             append(&mut bytes, message, NLM_F_REQUEST | request.flags, self.next_sequence());
         }
         self.discard_queue();

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook, HookNumber, Immediate,
-    InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register, RuleAttribute,
-    RuleMessage, TableAttribute, TableFlags, TableMessage, Verdict, VerdictAttribute,
+    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook, HookNumber,
+    Immediate, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
+    RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage, Verdict, VerdictAttribute,
 };
 
 use super::nfnetlink::Request;
@@ -70,12 +70,19 @@ impl Table {
 
     /// Asks for a chain.
     pub(crate) fn get_chain(&self, chain: &str) -> Request {
-        let attributes = vec![ChainAttribute::Table(self.name.clone()), ChainAttribute::Name(chain.to_owned())];
+        let attributes =
+            vec![ChainAttribute::Table(self.name.clone()), ChainAttribute::Name(chain.to_owned())];
         Request::new(self.family, 0, NfTablesMessage::GetChain(ChainMessage { attributes }))
     }
 
     /// Puts a rule at the end of a chain, or at its beginning.
-    pub(crate) fn add_rule(&self, chain: &str, place: Place, rule: Vec<Expression>, comment: &str) -> Request {
+    pub(crate) fn add_rule(
+        &self,
+        chain: &str,
+        place: Place,
+        rule: Vec<Expression>,
+        comment: &str,
+    ) -> Request {
         let attributes = vec![
             RuleAttribute::Table(self.name.clone()),
             RuleAttribute::Chain(chain.to_owned()),
@@ -219,9 +226,13 @@ pub(crate) fn match_address(end: End, address: IpAddr) -> [Expression; 2] {
     // RFC 791 §3.1, RFC 8200 §3: offset of the address in the header.
     match (address, end) {
         (IpAddr::V4(address), End::Source) => match_header(NFT_PAYLOAD_NETWORK_HEADER, 12, &address.octets()),
-        (IpAddr::V4(address), End::Destination) => match_header(NFT_PAYLOAD_NETWORK_HEADER, 16, &address.octets()),
+        (IpAddr::V4(address), End::Destination) => {
+            match_header(NFT_PAYLOAD_NETWORK_HEADER, 16, &address.octets())
+        }
         (IpAddr::V6(address), End::Source) => match_header(NFT_PAYLOAD_NETWORK_HEADER, 8, &address.octets()),
-        (IpAddr::V6(address), End::Destination) => match_header(NFT_PAYLOAD_NETWORK_HEADER, 24, &address.octets()),
+        (IpAddr::V6(address), End::Destination) => {
+            match_header(NFT_PAYLOAD_NETWORK_HEADER, 24, &address.octets())
+        }
     }
 }
 

@@ -36,7 +36,8 @@ use super::error::NodeError;
 use super::instances::MAX_INSTANCES;
 use super::nfnetlink::{Channel, Refusal, Request};
 use super::nftables::{
-    End, Expression, Place, RuleEntry, Table, TableEntry, Transport, match_address, match_family, match_port, notrack,
+    End, Expression, Place, RuleEntry, Table, TableEntry, Transport, match_address, match_family, match_port,
+    notrack,
 };
 
 /// One socket address whose packets stay out of connection tracking.
@@ -119,7 +120,8 @@ impl Rules {
 
     /// Whether everything is as it was applied.
     pub fn intact(&mut self) -> Result<bool, NodeError> {
-        Ok(self.table_is_intact()? && accept::is_intact(&mut self.channel, &self.table.name, &self.wanted.accept)?)
+        Ok(self.table_is_intact()?
+            && accept::is_intact(&mut self.channel, &self.table.name, &self.wanted.accept)?)
     }
 
     /// Applies the rules again if they are not as they were. Returns whether it had to.
@@ -206,7 +208,9 @@ impl Rules {
         }
         let expected = rules(&self.wanted.notrack).count();
         let entries = list_rules(&mut self.channel, &self.table)?;
-        Ok(CHAINS.iter().all(|(chain, _)| entries.iter().filter(|rule| rule.chain == *chain).count() == expected)
+        Ok(CHAINS
+            .iter()
+            .all(|(chain, _)| entries.iter().filter(|rule| rule.chain == *chain).count() == expected)
             && entries.iter().all(|rule| rule.comment.as_deref() == Some(&*self.table.name)))
     }
 
@@ -261,7 +265,8 @@ pub(crate) fn sweep(of_slot: impl Fn(u8) -> bool) -> Result<(Vec<String>, Vec<Ow
 pub(crate) fn probe_ownership() -> io::Result<Ownership> {
     let mut channel = Channel::open()?;
     let table = Table::new(NetfilterProtoFamily::Inet, format!("nodens-probe-{}", std::process::id()));
-    for (flags, ownership) in [(TableFlags::Owner, Ownership::Owned), (TableFlags::empty(), Ownership::Plain)] {
+    for (flags, ownership) in [(TableFlags::Owner, Ownership::Owned), (TableFlags::empty(), Ownership::Plain)]
+    {
         match channel.batch(&[table.create(flags), table.delete()]) {
             Ok(()) => return Ok(ownership),
             Err(refusal) if ownership == Ownership::Plain => return Err(refusal.source),
@@ -340,7 +345,9 @@ pub(crate) fn list_rules(channel: &mut Channel, table: &Table) -> Result<Vec<Rul
     match result {
         Ok(()) => Ok(entries),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
-        Err(error) => Err(NodeError::kernel(format!("list the rules of nftables table {}", table.name), error)),
+        Err(error) => {
+            Err(NodeError::kernel(format!("list the rules of nftables table {}", table.name), error))
+        }
     }
 }
 

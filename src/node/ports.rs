@@ -62,7 +62,8 @@ impl Holder {
         fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let mut open_files = fs::read_dir(entry.path().join("fd")).ok()?.filter_map(Result::ok);
-            open_files.find(|file| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*target))?;
+            open_files
+                .find(|file| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == &*target))?;
             let command = fs::read_to_string(entry.path().join("comm")).ok()?.trim_end().to_owned();
             Some(Process { pid, command })
         })
@@ -150,7 +151,8 @@ mod tests {
 
     #[test]
     fn broken_lines_are_passed_over() {
-        let table = "header\n  0: 0100007F:0035 00000000:0000 0A\nnonsense\n\n  1: 0100007F:xx 0 0A 0 0 0 0 0 1\n";
+        let table =
+            "header\n  0: 0100007F:0035 00000000:0000 0A\nnonsense\n\n  1: 0100007F:xx 0 0A 0 0 0 0 0 1\n";
         assert_eq!(parse(table, "0A"), []);
     }
 }

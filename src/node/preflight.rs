@@ -91,7 +91,8 @@ fn dummy() -> Option<Finding> {
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let modules = Path::new("/lib/modules").join(release.trim());
-    let listed = |file: &str| fs::read_to_string(modules.join(file)).is_ok_and(|list| list.contains("/dummy.ko"));
+    let listed =
+        |file: &str| fs::read_to_string(modules.join(file)).is_ok_and(|list| list.contains("/dummy.ko"));
     if listed("modules.dep") || listed("modules.builtin") {
         return None;
     }
@@ -119,7 +120,9 @@ fn ports(config: &Config) -> Vec<Finding> {
             let process = socket.process();
             let holder = match &process {
                 Some(process) => format!("{} (pid {})", process.command, process.pid),
-                None => format!("a process of user {} that cannot be seen from here (no hostPID)", socket.uid),
+                None => {
+                    format!("a process of user {} that cannot be seen from here (no hostPID)", socket.uid)
+                }
             };
             let what = format!("{} {address} ({key}) is taken by {holder}", protocol.name());
             let is_instance = match &process {
@@ -127,9 +130,14 @@ fn ports(config: &Config) -> Vec<Finding> {
                 None => instances_live,
             };
             let finding = if is_instance {
-                Finding::note(format!("{what}: as another instance of nodens it shares the port for a hand-over"))
+                Finding::note(format!(
+                    "{what}: as another instance of nodens it shares the port for a hand-over"
+                ))
             } else {
-                Finding::problem(format!("{what}, bound to {}: stop it or choose another address or port", socket.address))
+                Finding::problem(format!(
+                    "{what}, bound to {}: stop it or choose another address or port",
+                    socket.address
+                ))
             };
             if !findings.contains(&finding) {
                 findings.push(finding);

@@ -127,8 +127,10 @@ pub fn reduce() -> Result<(), PrivilegeError> {
                 .map_err(|source| PrivilegeError::Kernel { action: "shrink the bounding set", source })?;
         }
     }
-    let clear = |set, action| caps::clear(None, set).map_err(|source| PrivilegeError::Kernel { action, source });
-    let set = |set, action| caps::set(None, set, &keep).map_err(|source| PrivilegeError::Kernel { action, source });
+    let clear =
+        |set, action| caps::clear(None, set).map_err(|source| PrivilegeError::Kernel { action, source });
+    let set =
+        |set, action| caps::set(None, set, &keep).map_err(|source| PrivilegeError::Kernel { action, source });
     clear(CapSet::Ambient, "clear the ambient capabilities")?;
     clear(CapSet::Inheritable, "clear the inheritable capabilities")?;
     set(CapSet::Effective, "drop effective capabilities")?;

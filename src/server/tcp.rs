@@ -58,6 +58,7 @@ pub struct Connections {
     by_client: RefCell<HashMap<IpAddr, usize>>,
     open: std::cell::Cell<usize>,
     gauge: Option<prometheus::IntGauge>,
+    closed: tokio::sync::Notify,
 }
 
 /// One counted connection.
@@ -75,6 +76,15 @@ impl Connections {
     /// How many are open.
     pub fn open(&self) -> usize {
         self.open.get()
+    }
+
+    /// Returns once none is open.
+    pub async fn all_closed(&self) {
+        // A connection that was accepted but not yet counted has had its turn first.
+        tokio::task::yield_now().await;
+        while self.open.get() > 0 {
+            self.closed.notified().await;
+        }
     }
 
     fn admit(self: &Rc<Self>, client: IpAddr, limits: &ListenTcp) -> Result<Permit, ShedReason> {
@@ -103,6 +113,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let connections = &self.connections;
         connections.set(connections.open.get() - 1);
+        if connections.open.get() == 0 {
+            connections.closed.notify_one();
+        }
         let mut by_client = connections.by_client.borrow_mut();
         if let Some(count) = by_client.get_mut(&self.client) {
             *count -= 1;
