@@ -23,7 +23,9 @@ fn name() -> impl Strategy<Value = Name> {
 
 fn qtype() -> impl Strategy<Value = RecordType> {
     // Types of pseudo-records and zone transfers are refused, which other tests look at.
-    any::<u16>().prop_filter("asked of a cache", |t| !matches!(t, 0 | 41 | 249..=252)).prop_map(RecordType::from)
+    any::<u16>()
+        .prop_filter("asked of a cache", |t| !matches!(t, 0 | 41 | 249..=252))
+        .prop_map(RecordType::from)
 }
 
 fn query_message(name: &Name, qtype: RecordType, bits: u8, edns: Option<(u16, bool)>) -> Message {

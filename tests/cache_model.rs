@@ -1,0 +1,308 @@
+//! The near table and the store against plain models: never another question's answer, never past its time, never beyond
+//! the budget, and never a byte changed under a batch that points to it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nodens::cache::entry::Origin;
+use nodens::cache::key::Seed;
+use nodens::cache::near::{Found, SlotId};
+use nodens::cache::store::Budgets;
+use nodens::cache::{Entry, Freshness, Key, KeyFlags, Near, Now, Store};
+use nodens::wire::answer::{Answer, Kind};
+use nodens::wire::{CLASS_IN, rcode, rtype};
+use proptest::prelude::*;
+
+fn key(number: u16, qtype: u16) -> Key {
+    let label = format!("name-{number:05}");
+    let mut name = vec![label.len() as u8];
+    name.extend_from_slice(label.as_bytes());
+    name.extend_from_slice(b"\x07cluster\x05local\x00");
+    Key::new(&name, qtype, CLASS_IN, KeyFlags::default(), Seed::of_process())
+}
+
+/// An answer with `count` A records, whose last address bytes count up, and whose first is `mark`.
+fn addresses(count: u16, mark: u16, ttl: u32) -> Answer {
+    let mut answer = Answer::empty(rcode::NOERROR, Kind::Positive, ttl);
+    for number in 0..count {
+        answer.ttl_at.push(answer.body.len() as u16 + 6);
+        answer.body.extend_from_slice(&[0xc0, 12, 0, rtype::A as u8, 0, 1]);
+        answer.body.extend_from_slice(&ttl.to_be_bytes());
+        answer.body.extend_from_slice(&[0, 4]);
+        answer.body.extend_from_slice(&[(mark >> 8) as u8, mark as u8, (number >> 8) as u8, number as u8]);
+    }
+    answer.counts[0] = count;
+    answer
+}
+
+fn entry(key: &Key, answer: &Answer, now: Now) -> Arc<Entry> {
+    Arc::new(Entry::new(key, answer, Origin { stored: now, stale_for: 60, ..Origin::default() }))
+}
+
+fn bytes_of(near: &mut Near, slot: SlotId) -> Vec<u8> {
+    let rotation = near.next_rotation(slot);
+    near.served(slot).pieces(rotation, false).concat()
+}
+
+/// TTL and address of each 16-byte A record.
+fn records(body: &[u8]) -> Vec<(u32, [u8; 4])> {
+    assert_eq!(body.len() % 16, 0);
+    body.chunks(16)
+        .map(|r| {
+            (u32::from_be_bytes(r[6..10].try_into().expect("4 bytes")), r[12..].try_into().expect("4 bytes"))
+        })
+        .collect()
+}
+
+#[test]
+fn a_hit_points_into_the_slot_and_touches_no_byte_between_two_seconds() {
+    let mut near = Near::new(1 << 20, true);
+    let key = key(1, rtype::A);
+    let start = Now(10_000);
+    near.begin_batch(0);
+    let slot = near.fill(&key, &entry(&key, &addresses(1, 7, 30), start), start).expect("room");
+    let first = near.served(slot).pieces(0, true)[0].as_ptr_range();
+    for millis in [0, 1, 500, 999] {
+        near.begin_batch(0);
+        let Found::Ready(found) = near.find(&key, start.plus_millis(millis)) else {
+            panic!("ready for a second")
+        };
+        // Neither copied nor moved: the kernel reads the same bytes for every hit.
+        assert_eq!(near.served(found).pieces(0, true)[0].as_ptr_range(), first);
+    }
+    near.begin_batch(0);
+    assert!(matches!(near.find(&key, start.plus_millis(1000)), Found::Due(_)));
+}
+
+#[test]
+fn ttls_count_down_by_whole_seconds_of_age() {
+    let mut near = Near::new(1 << 20, true);
+    let key = key(1, rtype::A);
+    let start = Now(10_000);
+    let entry = entry(&key, &addresses(3, 7, 30), start);
+    near.begin_batch(0);
+    let slot = near.fill(&key, &entry, start.plus_millis(4_999)).expect("room");
+    assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == 26));
+    near.begin_batch(0);
+    let Found::Due(slot) = near.find(&key, start.plus_millis(5_000)) else {
+        panic!("due at the next second")
+    };
+    near.renew(slot, &entry, start.plus_millis(5_000));
+    assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == 25));
+}
+
+#[test]
+fn each_hit_gets_another_rotation_of_all_addresses() {
+    let mut near = Near::new(1 << 20, true);
+    let key = key(1, rtype::A);
+    near.begin_batch(0);
+    let slot = near.fill(&key, &entry(&key, &addresses(5, 7, 30), Now(1000)), Now(1000)).expect("room");
+    for turn in 0..12u8 {
+        let got: Vec<u8> = records(&bytes_of(&mut near, slot)).iter().map(|&(_, ip)| ip[3]).collect();
+        let want: Vec<u8> = (0..5).map(|i| (turn + i) % 5).collect();
+        assert_eq!(got, want);
+    }
+}
+
+#[test]
+fn without_rotation_the_order_stays() {
+    let mut near = Near::new(1 << 20, false);
+    let key = key(1, rtype::A);
+    near.begin_batch(0);
+    let slot = near.fill(&key, &entry(&key, &addresses(5, 7, 30), Now(1000)), Now(1000)).expect("room");
+    for _ in 0..3 {
+        let got: Vec<u8> = records(&bytes_of(&mut near, slot)).iter().map(|&(_, ip)| ip[3]).collect();
+        assert_eq!(got, [0, 1, 2, 3, 4]);
+    }
+}
+
+#[test]
+fn a_batch_never_loses_a_slot_it_points_to() {
+    // A table of one set: 64 names of one batch fight for eight ways.
+    let mut near = Near::new(1, true);
+    near.begin_batch(0);
+    let mut held = Vec::new();
+    for number in 0..64 {
+        let key = key(number, rtype::A);
+        if let Some(slot) = near.fill(&key, &entry(&key, &addresses(1, number, 30), Now(1000)), Now(1000)) {
+            held.push((number, slot));
+        }
+    }
+    assert_eq!(held.len(), 8, "the ways of one set, and then no more");
+    for (number, slot) in held {
+        assert_eq!(records(&bytes_of(&mut near, slot))[0].1[..2], number.to_be_bytes());
+    }
+    // The next batch may take their places.
+    near.begin_batch(0);
+    let key = key(99, rtype::A);
+    assert!(near.fill(&key, &entry(&key, &addresses(1, 99, 30), Now(1000)), Now(1000)).is_some());
+}
+
+#[test]
+fn another_generation_of_the_store_empties_the_table() {
+    let mut near = Near::new(1 << 20, true);
+    let key = key(1, rtype::A);
+    near.begin_batch(0);
+    near.fill(&key, &entry(&key, &addresses(1, 7, 30), Now(1000)), Now(1000));
+    near.begin_batch(1);
+    assert_eq!(near.find(&key, Now(1000)), Found::Nothing);
+    assert!(near.is_empty());
+}
+
+#[test]
+fn rfc8767_a_stale_answer_is_not_fresh_and_a_failure_does_not_hide_it() {
+    let store = Store::new(Budgets { positive: 1 << 20, negative: 1 << 20, failure: 1 << 20 });
+    let key = key(1, rtype::A);
+    let origin = |stored| Origin { stored, stale_for: 60, ..Origin::default() };
+    store.insert(Entry::new(&key, &addresses(1, 7, 30), origin(Now(1000))));
+    let late = Now(1000).plus_secs(31);
+    let mut failure = Answer::empty(rcode::SERVFAIL, Kind::Failure, 5);
+    store.insert(Entry::new(&key, &failure, Origin { stored: late, failures: 1, ..Origin::default() }));
+    assert!(store.fresh(&key, late).is_none(), "neither the expired answer nor, in its place, the failure");
+    assert!(store.stale(&key, late).is_some());
+    assert_eq!(store.failure(&key).map(|f| f.failures()), Some(1));
+    assert!(store.stale(&key, Now(1000).plus_secs(91)).is_none(), "past max_age nothing is left");
+    // A fresh negative answer takes the stale one's place for good (RFC 8767 §4).
+    failure = Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, 5);
+    store.insert(Entry::new(&key, &failure, origin(late)));
+    assert_eq!(store.fresh(&key, late).map(|e| e.kind()), Some(Kind::NxDomain));
+    assert!(store.stale(&key, late).is_none());
+}
+
+#[test]
+fn a_flood_of_one_kind_leaves_the_others_and_stays_within_its_budget() {
+    let budget = 256 * 1024;
+    let store = Store::new(Budgets { positive: budget, negative: budget, failure: budget });
+    let origin = Origin { stored: Now(1000), stale_for: 60, ..Origin::default() };
+    for number in 0..50 {
+        let key = key(number, rtype::A);
+        store.insert(Entry::new(&key, &addresses(1, number, 300), origin));
+    }
+    for number in 1000..21_000 {
+        let key = key(number, rtype::A);
+        store.insert(Entry::new(&key, &Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, 30), origin));
+    }
+    let stats = store.stats();
+    assert_eq!(stats.positive.entries, 50);
+    assert!(stats.negative.bytes <= budget && stats.negative.evictions > 0, "{stats:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Insert { name: u16, kind: u8, ttl: u32 },
+    Ask { name: u16 },
+    Wait { millis: u64 },
+    Drop,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = 0..40u16;
+    prop_oneof![
+        3 => (name.clone(), 0..3u8, 1..20u32).prop_map(|(name, kind, ttl)| Step::Insert { name, kind, ttl }),
+        8 => name.prop_map(|name| Step::Ask { name }),
+        2 => (0..3000u64).prop_map(|millis| Step::Wait { millis }),
+        1 => Just(Step::Drop),
+    ]
+}
+
+proptest! {
+    /// The worker's way through near and store, step by step, beside a map that remembers everything.
+    #[test]
+    fn near_and_store_give_what_was_last_stored_and_nothing_past_its_time(
+        steps in prop::collection::vec(step(), 1..200), near_size in prop_oneof![Just(1usize), Just(4096), Just(1 << 20)],
+    ) {
+        let store = Store::new(Budgets { positive: 1 << 24, negative: 1 << 24, failure: 1 << 24 });
+        let mut near = Near::new(near_size, true);
+        let mut model: HashMap<u16, (u8, u16, u32, Now)> = HashMap::new();
+        let mut now = Now(5000);
+        for (mark, step) in steps.into_iter().enumerate() {
+            let mark = mark as u16;
+            match step {
+                Step::Insert { name, kind, ttl } => {
+                    let key = key(name, rtype::A);
+                    let answer = match kind {
+                        0 => addresses(3, mark, ttl),
+                        1 => Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, ttl),
+                        _ => Answer::empty(rcode::NOERROR, Kind::NoData, ttl),
+                    };
+                    store.insert(Entry::new(&key, &answer, Origin { stored: now, ..Origin::default() }));
+                    model.insert(name, (kind, mark, ttl, now));
+                }
+                Step::Wait { millis } => now = now.plus_millis(millis),
+                Step::Drop => {
+                    store.retain(|_| false);
+                    model.clear();
+                }
+                Step::Ask { name } => {
+                    let key = key(name, rtype::A);
+                    near.begin_batch(store.generation());
+                    let slot = match near.find(&key, now) {
+                        Found::Ready(slot) => Some(slot),
+                        found => {
+                            let due = if let Found::Due(slot) = found { Some(slot) } else { None };
+                            let entry = store.fresh(&key, now);
+                            match (entry, due) {
+                                (Some(entry), Some(slot)) => { near.renew(slot, &entry, now); Some(slot) }
+                                (Some(entry), None) => near.fill(&key, &entry, now),
+                                (None, Some(slot)) => { near.drop_slot(slot); None }
+                                (None, None) => None,
+                            }
+                        }
+                    };
+                    let known = model.get(&name).filter(|(_, _, ttl, at)| now < at.plus_secs(*ttl));
+                    let Some(slot) = slot else {
+                        prop_assert!(known.is_none(), "a fresh answer was not found");
+                        continue;
+                    };
+                    let served = near.served(slot);
+                    let served_kind = served.kind;
+                    let body = bytes_of(&mut near, slot);
+                    let Some(&(kind, mark, ttl, at)) = known else {
+                        // Near may be a second behind a change of the store, but never past its entry's own end.
+                        let (entry, _) = near.take_hits(slot);
+                        prop_assert_eq!(entry.freshness(now), Freshness::Fresh);
+                        continue;
+                    };
+                    let same = match served_kind {
+                        Kind::Positive => kind == 0 && records(&body)[0].1[..2] == mark.to_be_bytes(),
+                        Kind::NxDomain => kind == 1,
+                        Kind::NoData => kind == 2,
+                        Kind::Failure => false,
+                    };
+                    let (entry, _) = near.take_hits(slot);
+                    prop_assert!(entry.answers(&key));
+                    if same && entry.stored() == at {
+                        let left = ttl - now.seconds_since(at);
+                        prop_assert!(left > 0);
+                        for (got, _) in if kind == 0 { records(&body) } else { vec![] } {
+                            prop_assert_eq!(got, left);
+                        }
+                    } else {
+                        // An older answer, for less than a second after the newer came.
+                        prop_assert!(now.millis_since(at) < 1000);
+                        prop_assert_eq!(entry.freshness(now), Freshness::Fresh);
+                    }
+                    prop_assert!(near.bytes() <= near_size.max(8192) + 64 * 1024);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_equal_exactly_if_name_without_case_type_class_and_flags_are(
+        a in "[a-cA-C]{1,9}", b in "[a-cA-C]{1,9}", qtypes in any::<(u8, u8)>(), flags in any::<[bool; 4]>(),
+    ) {
+        let make = |label: &str, qtype: u8, dnssec_ok, checking_disabled| {
+            let mut name = vec![label.len() as u8];
+            name.extend_from_slice(label.as_bytes());
+            name.push(0);
+            let flags = KeyFlags::new(dnssec_ok, checking_disabled);
+            Key::new(&name, u16::from(qtype % 3), CLASS_IN, flags, Seed::of_process())
+        };
+        let one = make(&a, qtypes.0, flags[0], flags[1]);
+        let two = make(&b, qtypes.1, flags[2], flags[3]);
+        let same = a.eq_ignore_ascii_case(&b) && qtypes.0 % 3 == qtypes.1 % 3 && flags[..2] == flags[2..];
+        prop_assert_eq!(one == two, same);
+        prop_assert_eq!(one.hash() == two.hash(), same);
+    }
+}
