@@ -10,4 +10,5 @@ pub mod observe;
 pub mod resolver;
 pub mod server;
 pub mod sys;
+pub mod upstream;
 pub mod wire;

@@ -1,0 +1,130 @@
+//! The round trip to an endpoint, smoothed as TCP does it (RFC 6298), and the delays derived from it.
+
+use std::time::Duration;
+
+/// SRTT and RTTVAR of one endpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RttEstimator {
+    /// Seconds; nothing before the first sample.
+    smoothed: Option<f64>,
+    variation: f64,
+}
+
+impl RttEstimator {
+    /// Takes one round trip in. A sample above twice the present retransmission time counts as just that: one name in
+    /// ten that takes seconds upstream must not carry the estimate away, while a lasting change still does, by doubling.
+    pub(super) fn observe(&mut self, sample: Duration) {
+        let sample = sample.as_secs_f64();
+        let Some(smoothed) = self.smoothed else {
+            // RFC 6298 §2.2.
+            self.smoothed = Some(sample.min(FIRST_SAMPLE_CAP));
+            self.variation = sample.min(FIRST_SAMPLE_CAP) / 2.0;
+            return;
+        };
+        let sample = sample.min((2.0 * self.raw()).max(SAMPLE_FLOOR));
+        // RFC 6298 §2.3: beta 1/4, alpha 1/8, the variation first.
+        self.variation += ((smoothed - sample).abs() - self.variation) / 4.0;
+        self.smoothed = Some(smoothed + (sample - smoothed) / 8.0);
+    }
+
+    /// The smoothed round trip, once there was one.
+    pub(super) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed.map(Duration::from_secs_f64)
+    }
+
+    /// How long a query may go unanswered before it is asked a second time elsewhere.
+    pub(super) fn hedge_delay(&self) -> Duration {
+        self.bounded(HEDGE_UNKNOWN, HEDGE_FLOOR, HEDGE_CAP)
+    }
+
+    /// The age of its oldest unanswered query from which on a connection is passed over.
+    pub(super) fn blocked_after(&self) -> Duration {
+        self.bounded(BLOCKED_UNKNOWN, BLOCKED_FLOOR, BLOCKED_CAP)
+    }
+
+    /// How long a dial may take before further ones are started beside it.
+    pub(super) fn dial_stall(&self) -> Duration {
+        self.bounded(HEDGE_UNKNOWN, HEDGE_FLOOR, HEDGE_CAP)
+    }
+
+    fn bounded(&self, unknown: Duration, floor: Duration, cap: Duration) -> Duration {
+        match self.smoothed {
+            None => unknown,
+            Some(_) => Duration::from_secs_f64(self.raw()).clamp(floor, cap),
+        }
+    }
+
+    /// SRTT + 4 RTTVAR, in seconds.
+    fn raw(&self) -> f64 {
+        self.smoothed.unwrap_or_default() + 4.0 * self.variation
+    }
+}
+
+/// Hedges sooner than this would mostly chase the scheduler, not a lost peer.
+const HEDGE_FLOOR: Duration = Duration::from_millis(25);
+/// Hedges later than this would let a client's 1 s budget pass.
+const HEDGE_CAP: Duration = Duration::from_millis(400);
+/// Before the first sample.
+const HEDGE_UNKNOWN: Duration = Duration::from_millis(100);
+/// A connection of a cluster's own DNS, with round trips of some 0.2 ms, is passed over after this.
+const BLOCKED_FLOOR: Duration = Duration::from_millis(3);
+const BLOCKED_CAP: Duration = Duration::from_millis(200);
+const BLOCKED_UNKNOWN: Duration = Duration::from_millis(50);
+/// Seconds: what the clipping of samples leaves alone.
+const SAMPLE_FLOOR: f64 = 0.002;
+/// Seconds: a first query that had to wait for a dial or a slow name says little.
+const FIRST_SAMPLE_CAP: f64 = 0.05;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settled(millis: f64) -> RttEstimator {
+        let mut rtt = RttEstimator::default();
+        for _ in 0..100 {
+            rtt.observe(Duration::from_secs_f64(millis / 1e3));
+        }
+        rtt
+    }
+
+    #[test]
+    fn settles_on_a_steady_round_trip() {
+        let rtt = settled(10.0);
+        let smoothed = rtt.smoothed().unwrap().as_secs_f64();
+        assert!((smoothed - 0.010).abs() < 0.0005, "{smoothed}");
+        assert_eq!(rtt.hedge_delay(), HEDGE_FLOOR);
+    }
+
+    #[test]
+    fn one_name_in_ten_that_takes_three_seconds_leaves_the_delay_short() {
+        let mut rtt = settled(0.3);
+        for round in 0..1_000 {
+            rtt.observe(if round % 10 == 0 { Duration::from_secs(3) } else { Duration::from_micros(300) });
+        }
+        assert!(rtt.hedge_delay() < Duration::from_millis(50), "{:?}", rtt.hedge_delay());
+    }
+
+    #[test]
+    fn follows_a_lasting_change() {
+        let mut rtt = settled(0.3);
+        for _ in 0..100 {
+            rtt.observe(Duration::from_millis(120));
+        }
+        let smoothed = rtt.smoothed().unwrap();
+        assert!(smoothed > Duration::from_millis(100), "{smoothed:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn delays_stay_in_their_bounds(samples in proptest::collection::vec(0u64..10_000_000, 0..200)) {
+            let mut rtt = RttEstimator::default();
+            for sample in samples {
+                rtt.observe(Duration::from_micros(sample));
+                prop_assert!((HEDGE_FLOOR..=HEDGE_CAP).contains(&rtt.hedge_delay()));
+                prop_assert!((BLOCKED_FLOOR..=BLOCKED_CAP).contains(&rtt.blocked_after()));
+            }
+        }
+    }
+}

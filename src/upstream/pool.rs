@@ -1,0 +1,145 @@
+//! Which connection of an endpoint a query is put on, and when another one is dialled.
+
+use std::time::Duration;
+
+/// What the choice sees of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    /// It takes queries, and this one has not been on it yet.
+    pub(super) usable: bool,
+    /// Unanswered queries.
+    pub(super) load: usize,
+    /// How long the oldest of them has waited.
+    pub(super) oldest: Option<Duration>,
+}
+
+/// The pool besides its connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Age of the oldest query from which on a connection is passed over.
+    pub(super) blocked_after: Duration,
+    /// Dials under way.
+    pub(super) dialing: usize,
+    /// Most connections that take queries at the same time.
+    pub(super) max: usize,
+}
+
+/// What to do with a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Put it on this connection; and with `spare`, dial another one for those to come.
+    Use {
+        /// Index of the connection.
+        index: usize,
+        /// Whether the pool should grow.
+        spare: bool,
+    },
+    /// No connection will do: let it wait for a dial.
+    Dial,
+}
+
+/// The least loaded connection that is not held up by an old query. Held-up connections do not count against the
+/// limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`].
+pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choice {
+    let (mut total, mut active) = (0, 0);
+    let mut best: Option<(usize, View)> = None;
+    let mut fallback: Option<(usize, View)> = None;
+    for (index, view) in views.enumerate() {
+        total += 1;
+        if !view.usable {
+            continue;
+        }
+        let blocked = view.oldest.is_some_and(|age| age >= limits.blocked_after);
+        let slot = if blocked { &mut fallback } else { &mut best };
+        active += usize::from(!blocked);
+        if slot.is_none_or(|(_, least)| view.load < least.load) {
+            *slot = Some((index, view));
+        }
+    }
+    let room = active + limits.dialing < limits.max && total < limits.max.saturating_mul(HELD_UP_FACTOR);
+    match (best, fallback) {
+        (Some((index, view)), _) => {
+            let ageing = view.oldest.is_some_and(|age| age >= limits.blocked_after / 3);
+            let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing);
+            Choice::Use { index, spare }
+        }
+        // With every place taken, behind an old query is better than nowhere.
+        (None, Some((index, _))) if !room && limits.dialing == 0 => Choice::Use { index, spare: false },
+        (None, _) => Choice::Dial,
+    }
+}
+
+/// Connections in all, as a multiple of `max_connections`: the others wait for one slow name each.
+pub(super) const HELD_UP_FACTOR: usize = 8;
+/// Unanswered queries on the least loaded connection from which on another one is dialled.
+const SOFT_LOAD: usize = 16;
+/// Dials at a time for growth alone.
+const SPARE_DIALS: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { blocked_after: Duration::from_millis(3), dialing: 0, max: 4 };
+
+    fn view(load: usize, oldest_ms: u64) -> View {
+        View { usable: true, load, oldest: (load > 0).then(|| Duration::from_millis(oldest_ms)) }
+    }
+
+    #[test]
+    fn the_least_loaded_wins_and_the_first_of_equals() {
+        let views = [view(3, 0), view(1, 0), view(1, 0)];
+        assert_eq!(choose(views.into_iter(), LIMITS), Choice::Use { index: 1, spare: false });
+    }
+
+    #[test]
+    fn an_old_query_is_not_queued_behind() {
+        let views = [view(1, 3_000), view(9, 0)];
+        assert_eq!(choose(views.into_iter(), LIMITS), Choice::Use { index: 1, spare: false });
+        assert_eq!(choose([view(1, 3_000)].into_iter(), LIMITS), Choice::Dial);
+    }
+
+    #[test]
+    fn load_and_age_make_the_pool_grow_up_to_its_limit() {
+        let busy = [view(SOFT_LOAD, 0)];
+        assert_eq!(choose(busy.into_iter(), LIMITS), Choice::Use { index: 0, spare: true });
+        assert_eq!(choose([view(1, 1)].into_iter(), LIMITS), Choice::Use { index: 0, spare: true });
+        let full = [view(SOFT_LOAD, 0); 4];
+        assert_eq!(choose(full.into_iter(), LIMITS), Choice::Use { index: 0, spare: false });
+    }
+
+    #[test]
+    fn held_up_connections_leave_room_for_others_but_not_without_end() {
+        let held_up = vec![view(1, 3_000); 4];
+        assert_eq!(choose(held_up.into_iter(), LIMITS), Choice::Dial);
+        let held_up = vec![view(1, 3_000); 4 * HELD_UP_FACTOR];
+        assert_eq!(choose(held_up.into_iter(), LIMITS), Choice::Use { index: 0, spare: false });
+    }
+
+    proptest! {
+        #[test]
+        fn never_an_unusable_one_never_more_than_the_limit(
+            views in proptest::collection::vec((any::<bool>(), 0usize..40, 0u64..10), 0..40),
+            dialing in 0usize..4,
+        ) {
+            let limits = Limits { dialing, ..LIMITS };
+            let views: Vec<View> =
+                views.into_iter().map(|(usable, load, age)| View { usable, ..view(load, age) }).collect();
+            match choose(views.iter().copied(), limits) {
+                Choice::Use { index, spare } => {
+                    prop_assert!(views[index].usable);
+                    let active = views
+                        .iter()
+                        .filter(|v| v.usable && v.oldest.is_none_or(|age| age < limits.blocked_after))
+                        .count();
+                    prop_assert!(!spare || active + dialing < limits.max);
+                }
+                Choice::Dial => prop_assert!(views
+                    .iter()
+                    .all(|v| !v.usable || v.oldest.is_some_and(|age| age >= limits.blocked_after))),
+            }
+        }
+    }
+}
