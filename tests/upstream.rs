@@ -141,10 +141,11 @@ fn a_thousand_names_at_once_are_all_answered() {
 #[test]
 fn a_reply_larger_than_one_read_is_put_together() {
     let upstream = Upstream::start(Order::Concurrent);
+    // As much as hickory puts into 64 KiB.
     upstream.on("big.example", Behaviour::Large(2_000));
     run(async {
         let bench = Rc::new(bench(&spec(Transport::Tcp), &[&upstream]));
-        let tasks: Vec<_> = (0..4)
+        let tasks: Vec<_> = (0..20)
             .map(|_| {
                 let bench = Rc::clone(&bench);
                 tokio::task::spawn_local(
