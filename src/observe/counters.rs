@@ -1,6 +1,34 @@
 //! Counts that belong to no listener, kept off the hit path: a locked addition each.
 
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// What was being done to the node when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetupStep {
+    /// Making the interface or adding an address.
+    InterfaceAdd,
+    /// Looking whether both are as they should be.
+    InterfaceCheck,
+    /// Making or repairing the rules.
+    Rules,
+    /// Reading the configuration.
+    Config,
+}
+
+impl SetupStep {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::InterfaceAdd, Self::InterfaceCheck, Self::Rules, Self::Config];
+
+    /// The label's value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::InterfaceAdd => "interface_add",
+            Self::InterfaceCheck => "interface_check",
+            Self::Rules => "rules",
+            Self::Config => "config",
+        }
+    }
+}
 
 /// Handles on the process's own counts; a clone counts into the same cells.
 #[derive(Debug, Clone)]
@@ -15,8 +43,8 @@ pub struct Counters {
     pub failures_cached: IntCounter,
     /// Panics caught; a build that aborts on panic never counts one.
     pub panics: IntCounter,
-    /// Failed attempts to put the interface, its addresses or the rules in place.
-    pub setup_errors: IntCounter,
+    /// See [`Counters::setup_errors`].
+    setup_errors: IntCounterVec,
     /// Lines of the query log that were dropped because its writer was behind.
     pub query_log_dropped: IntCounter,
     /// Failed attempts to bind an address of `observe`.
@@ -38,9 +66,12 @@ impl Counters {
                 "Resolution failures put into the cache (RFC 9520).",
             )?,
             panics: IntCounter::new("nodens_panics_total", "Panics caught.")?,
-            setup_errors: IntCounter::new(
-                "nodens_node_setup_errors_total",
-                "Failed attempts to put the interface, its addresses or the rules in place.",
+            setup_errors: IntCounterVec::new(
+                Opts::new(
+                    "nodens_node_setup_errors_total",
+                    "Failed attempts to put the interface, its addresses or the rules in place.",
+                ),
+                &["step"],
             )?,
             query_log_dropped: IntCounter::new(
                 "nodens_query_log_dropped_total",
@@ -58,12 +89,20 @@ impl Counters {
             &counters.prefetches,
             &counters.failures_cached,
             &counters.panics,
-            &counters.setup_errors,
             &counters.query_log_dropped,
             &counters.http_bind_failures,
         ] {
             registry.register(Box::new(counter.clone()))?;
         }
+        registry.register(Box::new(counters.setup_errors.clone()))?;
+        for step in SetupStep::ALL {
+            counters.setup_errors(*step);
+        }
         Ok(counters)
+    }
+
+    /// Failed attempts to put the interface, its addresses or the rules in place, by step.
+    pub fn setup_errors(&self, step: SetupStep) -> IntCounter {
+        self.setup_errors.with_label_values(&[step.label()])
     }
 }
