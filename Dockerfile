@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One static binary on an empty image. How to build it: docs/install.md, "Build the image".
 ARG RUST_VERSION=1.95.0
 

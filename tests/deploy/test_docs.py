@@ -131,3 +131,18 @@ def test_links_lead_somewhere(page):
 def test_metrics_named_are_exported(page):
     for name in set(re.findall(r"\bnodens_[a-z_]+\b", page.read_text())):
         assert metric_of(name) or name.endswith("_"), name
+
+
+@pytest.mark.parametrize("wrong", [
+    "kubectl -n kube-system get pods --no-such-flag",
+    "kubectl rollout status daemonset/nodens --wach",
+    "helm upgrade nodens deploy/helm/nodens --re-use-values",
+])
+def test_a_wrong_flag_would_be_noticed(wrong):
+    with pytest.raises(AssertionError, match="does not know"):
+        test_kubectl_and_helm_know_each_flag(None, 0, wrong)
+
+
+def test_a_missing_file_would_be_noticed():
+    with pytest.raises(AssertionError):
+        test_commands_name_files_that_exist(None, 0, "kubectl apply -k deploy/kustomize/overlays/elsewhere\n")
