@@ -2,6 +2,7 @@
 //!
 //! [`parse`] only reads its arguments; `main` acts on the [`Command`].
 
+mod import;
 mod node_cache;
 
 use std::ffi::OsString;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+
+pub use import::{Imported, import_corefile};
 
 use crate::config::{self, ConfigError, Loaded, NodeCacheFlags};
 

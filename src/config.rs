@@ -5,6 +5,7 @@
 //!
 //! This room opens files and reads the environment. It touches no socket.
 
+pub mod corefile;
 pub mod error;
 pub mod name;
 pub mod node_cache;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::corefile::CorefileError;
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -31,6 +33,9 @@ pub enum ConfigError {
         /// What is wrong and where, by line and column.
         message: String,
     },
+    /// The Corefile to run with does not read.
+    #[error(transparent)]
+    Corefile(#[from] CorefileError),
     /// It is YAML, but not a valid configuration.
     #[error("{}", Lines(problems))]
     Invalid {

@@ -1,0 +1,370 @@
+//! `hosts`, `template`, `rewrite` and `dns64`: answers that are made, and names that are changed.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+
+use super::super::super::schema::{Dns64, FixedAnswer, FixedRcode, Rewrite};
+use super::super::super::units::HumanDuration;
+use super::super::findings::Kind;
+use super::super::parser::{Directive, read};
+use super::super::pattern::{self, Pattern};
+use super::super::values;
+use super::{Block, Draft, Translator, options, rcode_answer, within};
+
+impl Translator<'_> {
+    /// `hosts [FILE [ZONES...]] { IP NAME..., ttl, no_reverse, reload, fallthrough [ZONES...] }`.
+    pub(super) fn hosts(&mut self, directive: &Directive, block: &Block, draft: &mut Draft) {
+        let (file, zones) = match directive.arguments.split_first() {
+            Some((file, zones)) => (Some(file.as_str()), zones),
+            None => (None, &[][..]),
+        };
+        self.hosts_file(directive, file, block);
+        let mut falls_through = false;
+        for option in &directive.block {
+            let text = option.text();
+            match option.name.as_str() {
+                "fallthrough" => {
+                    falls_through = true;
+                    if !option.arguments.is_empty() {
+                        let instead = "names that hosts does not have are looked up in all zones";
+                        self.note(
+                            Kind::Different,
+                            &option.at,
+                            &text,
+                            "passes on names of some zones",
+                            instead,
+                        );
+                    }
+                }
+                "ttl" => {
+                    let instead = "hosts has one TTL; zones[].answers take a name, addresses and a ttl";
+                    self.note(Kind::Different, &option.at, &text, "sets the TTL of these answers", instead);
+                }
+                "no_reverse" | "reload" => {
+                    let instead = "the addresses are in nodens.yaml, which is watched";
+                    self.note(Kind::BuiltIn, &option.at, &text, "tunes the hosts plugin", instead);
+                }
+                address => match address.parse() {
+                    Ok(address) => self.host_line(address, option, block),
+                    Err(_) => self.unknown_option(directive, option),
+                },
+            }
+        }
+        if falls_through {
+            return;
+        }
+        let named: Vec<_> = zones.iter().filter_map(|zone| values::zone_names(zone)).flatten().collect();
+        let closed = if named.is_empty() { block.zones.clone() } else { named };
+        for zone in closed {
+            if !block.zones.contains(&zone) {
+                // A zone within one of the block's: its other names are NXDOMAIN, those of the block are not.
+                let answer = rcode_answer(FixedRcode::Nxdomain);
+                draft.answers.push(FixedAnswer { name: Some(zone.clone()), ..answer.clone() });
+                draft.answers.push(FixedAnswer { name: Some(format!("*.{zone}")), ..answer });
+            } else {
+                draft.closed.push(zone);
+            }
+        }
+        let did = "has no fallthrough: other names of its zones do not exist";
+        let instead = "they are answered NXDOMAIN by zones[].answers; take that out and forward them if it was not meant";
+        self.note(Kind::Different, &directive.at, &directive.text(), did, instead);
+    }
+
+    fn hosts_file(&mut self, directive: &Directive, file: Option<&str>, block: &Block) {
+        let (at, text) = (&directive.at, directive.text());
+        let Some(file) = file else {
+            let instead = "only the lines in the Corefile are taken over; add others to hosts";
+            return self.note(Kind::Different, at, &text, "also reads /etc/hosts of its container", instead);
+        };
+        let path = Path::new(file);
+        let Some(content) = Some(path).filter(|path| path.is_file()).and_then(|path| read(path).ok()) else {
+            let instead = "the file is not here; put its lines into hosts";
+            return self.note(Kind::NoEquivalent, at, &text, format!("reads {file}"), instead);
+        };
+        for (number, line) in content.lines().enumerate() {
+            let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+            let Some(Ok(address)) = words.next().map(str::parse::<IpAddr>) else { continue };
+            let at = super::Position { file: file.into(), line: number + 1 };
+            let arguments = words.map(str::to_owned).collect();
+            let line = Directive { name: address.to_string(), arguments, block: Vec::new(), at };
+            self.host_line(address, &line, block);
+        }
+        let instead = "its lines were copied into hosts; later changes of the file are not seen";
+        self.note(Kind::Different, at, &text, format!("reads {file} and watches it"), instead);
+    }
+
+    fn host_line(&mut self, address: IpAddr, line: &Directive, block: &Block) {
+        for host in &line.arguments {
+            let name = values::zone_name(host).filter(|name| self.reaches(name, &block.source.at));
+            let Some(name) = name else {
+                let instead =
+                    "it is left out, for this block never saw the name; hosts holds for all zones in nodens";
+                self.note(Kind::Different, &line.at, &line.text(), format!("names {host}"), instead);
+                continue;
+            };
+            let addresses = self.config.hosts.entry(name).or_default();
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+
+    /// `template CLASS TYPE [ZONE...] { match, answer, additional, authority, rcode, fallthrough }`.
+    pub(super) fn template(&mut self, directive: &Directive, block: &Block, draft: &mut Draft) {
+        match self.template_answers(directive, block) {
+            Ok(answers) => {
+                for answer in answers {
+                    if !draft.answers.contains(&answer) {
+                        draft.answers.push(answer);
+                    }
+                }
+            }
+            Err((option, instead)) => {
+                draft.lost_answers = true;
+                let (at, text) =
+                    option.map_or((&directive.at, directive.text()), |option| (&option.at, option.text()));
+                self.note(Kind::NoEquivalent, at, &text, "makes answers", instead);
+            }
+        }
+    }
+
+    fn template_answers<'d>(
+        &mut self,
+        directive: &'d Directive,
+        block: &Block,
+    ) -> Result<Vec<FixedAnswer>, (Option<&'d Directive>, &'static str)> {
+        let [class, kind, zones @ ..] = directive.arguments.as_slice() else {
+            return Err((None, "it is left out: it has no class and type"));
+        };
+        if !["IN", "ANY"].contains(&class.to_ascii_uppercase().as_str()) {
+            return Err((None, "it is left out: nodens' fixed answers are of class IN"));
+        }
+        let kind = kind.to_ascii_uppercase();
+        let mut answer = rcode_answer(FixedRcode::Noerror);
+        if kind != "ANY" {
+            answer.types.push(kind);
+        }
+        for option in &directive.block {
+            match option.name.as_str() {
+                "rcode" => {
+                    let rcode = option.arguments.first().map(|rcode| rcode.to_ascii_uppercase());
+                    answer.rcode = match rcode.as_deref() {
+                        Some("NOERROR") => FixedRcode::Noerror,
+                        Some("NXDOMAIN") => FixedRcode::Nxdomain,
+                        Some("REFUSED") => FixedRcode::Refused,
+                        Some("SERVFAIL") => FixedRcode::Servfail,
+                        _ => {
+                            return Err((
+                                Some(option),
+                                "zones[].answers has noerror, nxdomain, refused and servfail",
+                            ));
+                        }
+                    };
+                }
+                "answer" => {
+                    let (address, ttl) = fixed_address(&option.arguments.join(" ")).ok_or((
+                        Some(option),
+                        "zones[].answers has fixed A and AAAA records of the name that was asked",
+                    ))?;
+                    answer.addresses.push(address);
+                    answer.ttl = ttl.unwrap_or(answer.ttl);
+                }
+                "authority" => {
+                    // Its SOA only says how long clients may remember the answer.
+                    let line = option.arguments.join(" ");
+                    let ttl = line
+                        .rsplit("}}")
+                        .next()
+                        .unwrap_or_default()
+                        .split_whitespace()
+                        .find_map(|w| w.parse().ok());
+                    answer.ttl = ttl
+                        .map_or(answer.ttl, |ttl: u32| HumanDuration::from_secs(u64::from(ttl).min(604_800)));
+                }
+                "additional" | "ederror" => {
+                    let instead = "the answer goes out without it";
+                    self.note(Kind::Different, &option.at, &option.text(), "adds to the answer", instead);
+                }
+                "match" | "fallthrough" => {}
+                _ => self.unknown_option(directive, option),
+            }
+        }
+        if answer.rcode != FixedRcode::Noerror {
+            answer.addresses.clear();
+        }
+        let zones: Vec<_> = zones.iter().filter_map(|zone| values::zone_names(zone)).flatten().collect();
+        let names = self.template_names(directive, block, &zones)?;
+        Ok(names.into_iter().map(|name| FixedAnswer { name, ..answer.clone() }).collect())
+    }
+
+    /// The names a template answers: what `match` says within the zones it names.
+    fn template_names<'d>(
+        &mut self,
+        directive: &'d Directive,
+        block: &Block,
+        zones: &[String],
+    ) -> Result<Vec<Option<String>>, (Option<&'d Directive>, &'static str)> {
+        let mut names: Vec<String> = Vec::new();
+        let mut all = true;
+        for option in options(directive, "match") {
+            for expression in &option.arguments {
+                match pattern::read(expression) {
+                    Some(Pattern::All) => {}
+                    Some(Pattern::Names { names: found, loose }) => {
+                        all = false;
+                        names.extend(found);
+                        if loose {
+                            let did = "also matches names that only end in these letters";
+                            let instead = "nodens matches whole labels";
+                            self.note(Kind::Different, &option.at, &option.text(), did, instead);
+                        }
+                    }
+                    None => {
+                        let instead = "zones[].answers takes a name, or `*.` and a name for all below it";
+                        return Err((Some(option), instead));
+                    }
+                }
+            }
+        }
+        let covers_block =
+            zones.is_empty() || block.zones.iter().all(|zone| zones.iter().any(|z| within(zone, z)));
+        Ok(match (all, covers_block) {
+            (true, true) => vec![None],
+            (true, false) => {
+                zones.iter().flat_map(|zone| [Some(zone.clone()), Some(format!("*.{zone}"))]).collect()
+            }
+            (false, _) => {
+                let fits = |name: &String| {
+                    let plain = name.strip_prefix("*.").unwrap_or(name);
+                    covers_block || zones.iter().any(|zone| within(plain, zone))
+                };
+                names.into_iter().filter(fits).map(Some).collect()
+            }
+        })
+    }
+
+    /// `rewrite [continue|stop] FIELD [MODE] FROM TO [...]`, or with the rest in a block.
+    pub(super) fn rewrite(&mut self, directive: &Directive, block: &Block) {
+        let mut words: Vec<&str> = directive.arguments.iter().map(String::as_str).collect();
+        if words.first().is_some_and(|word| ["continue", "stop"].contains(word)) {
+            words.remove(0);
+        }
+        if words.is_empty()
+            && let Some(rule) = options(directive, "name").next()
+        {
+            words = std::iter::once("name").chain(rule.arguments.iter().map(String::as_str)).collect();
+        }
+        let rule = match words.as_slice() {
+            ["name", "exact", from, to, ..] => exact(from, to),
+            ["name", "suffix", from, to, ..] => suffix(from, to),
+            ["name", "regex", from, to, ..] => {
+                match (pattern::captured_suffix(from), to.strip_prefix("{1}.")) {
+                    (Some(from), Some(to)) => suffix(&from, to),
+                    _ => None,
+                }
+            }
+            ["name", "prefix" | "substring", ..] => None,
+            ["name", from, to, ..] => exact(from, to),
+            _ => None,
+        };
+        let (at, text) = (&directive.at, directive.text());
+        let Some(rule) = rule else {
+            let instead =
+                "rewrite takes whole names and suffixes; write the names in question as rules of their own";
+            return self.note(Kind::NoEquivalent, at, &text, "changes queries or answers", instead);
+        };
+        let from = rule.name.as_ref().or(rule.suffix.as_ref()).cloned().unwrap_or_default();
+        let concerned = self.reaches(&from, &block.source.at)
+            || rule.suffix.is_some() && block.zones.iter().any(|zone| within(zone, &from));
+        if !concerned {
+            let instead =
+                "it is left out, for this block never saw the name; rewrite holds for all zones in nodens";
+            return self.note(Kind::Different, at, &text, format!("changes {from}"), instead);
+        }
+        let same = |known: &Rewrite| known.name == rule.name && known.suffix == rule.suffix;
+        match self.config.rewrite.iter().find(|known| same(known)) {
+            None => self.config.rewrite.push(rule),
+            Some(known) if *known == rule => {}
+            Some(_) => {
+                let instead = "rewrite holds for all zones in nodens; the first rule for it is taken";
+                self.note(Kind::NoEquivalent, at, &text, format!("changes {from} in another way"), instead);
+            }
+        }
+    }
+
+    /// `dns64 [PREFIX] { prefix PREFIX, translate_all, allow_ipv4 }`.
+    pub(super) fn dns64(&mut self, directive: &Directive, draft: &mut Draft) {
+        let mut dns64 = Dns64::default();
+        let mut prefixes: Vec<(&Directive, &String)> =
+            directive.arguments.first().map(|prefix| (directive, prefix)).into_iter().collect();
+        let mut for_all = false;
+        for option in &directive.block {
+            match option.name.as_str() {
+                "prefix" => prefixes.extend(option.arguments.first().map(|prefix| (option, prefix))),
+                "translate_all" => dns64.translate_all = true,
+                "allow_ipv4" => for_all = true,
+                _ => self.unknown_option(directive, option),
+            }
+        }
+        for (line, prefix) in prefixes {
+            match prefix_96(prefix) {
+                Some(prefix) => dns64.prefix = prefix,
+                None => {
+                    let instead = "nodens takes a /96; 64:ff9b:: is in its place";
+                    self.note(Kind::NoEquivalent, &line.at, &line.text(), "makes AAAA answers", instead);
+                }
+            }
+        }
+        if !for_all {
+            let instead = "nodens does so for all clients";
+            self.note(
+                Kind::Different,
+                &directive.at,
+                &directive.text(),
+                "makes AAAA answers for clients that ask over IPv6",
+                instead,
+            );
+        }
+        draft.dns64 = Some(dns64);
+    }
+}
+
+fn prefix_96(text: &str) -> Option<Ipv6Addr> {
+    let prefix: Ipv6Addr = text.strip_suffix("/96")?.parse().ok()?;
+    let low = prefix.segments()[6..] == [0, 0];
+    (low && !prefix.is_unspecified() && !prefix.is_multicast()).then_some(prefix)
+}
+
+fn exact(from: &str, to: &str) -> Option<Rewrite> {
+    let (from, to) = (values::zone_name(from)?, values::zone_name(to)?);
+    (from != to).then_some(Rewrite { name: Some(from), suffix: None, to })
+}
+
+fn suffix(from: &str, to: &str) -> Option<Rewrite> {
+    let plain = |text: &str| values::zone_name(text.strip_prefix('.').unwrap_or(text));
+    let (from, to) = (plain(from)?, plain(to)?);
+    (from != to).then_some(Rewrite { name: None, suffix: Some(from), to })
+}
+
+/// The address and TTL in `{{ .Name }} 60 IN A 192.0.2.1`.
+fn fixed_address(line: &str) -> Option<(IpAddr, Option<HumanDuration>)> {
+    let (owner, rest) = line.trim().strip_prefix("{{")?.split_once("}}")?;
+    if owner.trim() != ".Name" {
+        return None;
+    }
+    let mut words: Vec<_> = rest.split_whitespace().collect();
+    let ttl = match words.first()?.parse::<u64>() {
+        Ok(seconds) => {
+            words.remove(0);
+            Some(HumanDuration::from_secs(seconds.min(604_800)))
+        }
+        Err(_) => None,
+    };
+    if words.first().is_some_and(|class| class.eq_ignore_ascii_case("IN")) {
+        words.remove(0);
+    }
+    let [kind, address] = words.as_slice() else { return None };
+    let address: IpAddr = address.parse().ok()?;
+    let fits = if address.is_ipv4() { "A" } else { "AAAA" };
+    kind.eq_ignore_ascii_case(fits).then_some((address, ttl))
+}
