@@ -271,6 +271,11 @@ impl Near {
         self.bytes
     }
 
+    /// Bytes it may take.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
     /// Names in it.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

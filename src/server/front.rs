@@ -3,6 +3,7 @@
 //! A front is bound whole or not at all, and drained whole. A reload that changes a listener, and a new process that takes
 //! over from an old one, do the same thing: bind another front beside this one, then drain this one.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::hit::{HitPath, Parts};
+use super::hit::{HitPath, NearFigures, Parts};
 use super::tcp;
 use super::udp::Worker;
 use crate::cache::Store;
 use crate::config::{ByteSize, Config, Workers};
-use crate::observe::{Proto, Server, Tallies};
+use crate::observe::{Proto, QueryLog, Server, Tallies, Zones};
 use crate::resolver::job::Jobs;
 use crate::sys::socket::{BindError, UdpListener, bind_tcp};
 
@@ -29,6 +30,12 @@ pub struct Context {
     pub jobs: Jobs,
     /// Where listeners count.
     pub tallies: Tallies,
+    /// Zone names as numbers.
+    pub zones: Zones,
+    /// The query log.
+    pub query_log: QueryLog,
+    /// What the near tables hold.
+    pub near_figures: Arc<NearFigures>,
     /// `nodens_tcp_connections`.
     pub tcp_connections: prometheus::IntGauge,
 }
@@ -84,10 +91,16 @@ impl Front {
         let mut front = Self { workers: Vec::new(), tcp: None, draining, addresses };
         for (index, listener) in udp.into_iter().enumerate() {
             let server = Server { address: listener.address(), proto: Proto::Udp };
+            let tally = context.tallies.tally(server);
+            for (zone, _) in context.zones.known() {
+                tally.prepare(zone);
+            }
             let hit_path = HitPath::new(Parts {
                 store: Arc::clone(&context.store),
                 jobs: context.jobs.clone(),
-                tally: context.tallies.tally(server),
+                tally,
+                logger: context.query_log.logger(),
+                figures: Arc::clone(&context.near_figures),
                 near_size: usize::try_from(config.cache.near_size.0).unwrap_or(usize::MAX),
                 rotate: config.cache.rotate,
                 max_payload: config.listen.max_udp_payload,
@@ -166,6 +179,7 @@ fn spawn_tcp(
             limits,
             connections: Rc::clone(&connections),
             draining: draining.clone(),
+            logger: RefCell::new(context.query_log.logger()),
         });
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {

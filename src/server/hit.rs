@@ -4,13 +4,17 @@
 //! locks, or copies an answer's body: a reply is pieces of the near slot, which the kernel reads where they lie. What is
 //! not near is looked for in the store, and what is not there goes to the resolver, which answers by itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use super::client::{Client, Way};
 use crate::cache::key::Seed;
 use crate::cache::near::{Found, SlotId};
 use crate::cache::{Entry, Freshness, Key, Near, Now, Store};
-use crate::observe::{DropReason, Kind, Outcome, ShedReason, Source, Tally, ZoneId};
+use crate::observe::query_log;
+use crate::observe::{DropReason, Kind, Outcome, Proto, QueryLogger, ShedReason, Source, Tally, ZoneId};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::mmsg::{BATCH, Datagram, PIECES};
 use crate::sys::socket::UdpListener;
@@ -24,6 +28,9 @@ pub struct HitPath {
     store: Arc<Store>,
     jobs: Jobs,
     tally: Tally,
+    logger: QueryLogger,
+    figures: Arc<NearFigures>,
+    reported: (usize, usize),
     seed: Seed,
     transport: Transport,
     max_payload: u16,
@@ -42,12 +49,34 @@ pub struct Parts {
     pub jobs: Jobs,
     /// The worker's counters.
     pub tally: Tally,
+    /// The worker's end of the query log.
+    pub logger: QueryLogger,
+    /// Where the worker's near table is counted in.
+    pub figures: Arc<NearFigures>,
     /// `cache.near_size`, in bytes.
     pub near_size: usize,
     /// `cache.rotate`.
     pub rotate: bool,
     /// `listen.max_udp_payload`, in bytes.
     pub max_payload: u16,
+}
+
+/// What the near tables of all workers hold together. Each worker adds and takes away its own.
+#[derive(Debug, Default)]
+pub struct NearFigures {
+    /// Names.
+    pub entries: AtomicU64,
+    /// Bytes.
+    pub bytes: AtomicU64,
+    /// Bytes they may hold.
+    pub budget: AtomicU64,
+}
+
+impl Drop for HitPath {
+    fn drop(&mut self) {
+        self.report((0, 0));
+        self.figures.budget.fetch_sub(self.near.budget() as u64, Ordering::Relaxed);
+    }
 }
 
 /// What goes back for one datagram.
@@ -68,11 +97,15 @@ enum Plan {
 impl HitPath {
     /// A worker with an empty near table.
     pub fn new(parts: Parts) -> Self {
+        parts.figures.budget.fetch_add(parts.near_size as u64, Ordering::Relaxed);
         Self {
             near: Near::new(parts.near_size, parts.rotate),
             store: parts.store,
             jobs: parts.jobs,
             tally: parts.tally,
+            logger: parts.logger,
+            figures: parts.figures,
+            reported: (0, 0),
             seed: Seed::of_process(),
             transport: Transport::Udp { max_payload: parts.max_payload },
             max_payload: parts.max_payload,
@@ -97,7 +130,7 @@ impl HitPath {
     /// # Panics
     /// If `index` is not below [`BATCH`].
     #[inline]
-    pub fn plan(&mut self, index: usize, datagram: Datagram<'_>, listener: &Arc<UdpListener>) {
+    pub fn plan(&mut self, index: usize, mut datagram: Datagram<'_>, listener: &Arc<UdpListener>) {
         let plan = if datagram.oversize {
             self.tally.dropped(DropReason::Oversize);
             Plan::Nothing
@@ -108,7 +141,7 @@ impl HitPath {
                     match self.near.find(&key, self.now) {
                         Found::Ready(slot) => {
                             let asked = HeadFacts::of(&query);
-                            self.near_reply(datagram.bytes, asked, slot, Source::Near)
+                            self.near_reply(&mut datagram, asked, slot, Source::Near)
                         }
                         Found::Due(slot) => self.ask_store(datagram, &key, Some(slot), listener),
                         Found::Nothing => self.ask_store(datagram, &key, None, listener),
@@ -148,6 +181,20 @@ impl HitPath {
         for _ in sent..self.planned {
             self.tally.dropped(DropReason::Send);
         }
+        let near = (self.near.len(), self.near.bytes());
+        if near != self.reported {
+            self.report(near);
+        }
+    }
+
+    /// Tells what the near table holds now. Only a batch that filled or dropped a slot comes here.
+    fn report(&mut self, (entries, bytes): (usize, usize)) {
+        let add = |total: &AtomicU64, now: usize, before: usize| {
+            total.fetch_add((now as u64).wrapping_sub(before as u64), Ordering::Relaxed);
+        };
+        add(&self.figures.entries, entries, self.reported.0);
+        add(&self.figures.bytes, bytes, self.reported.1);
+        self.reported = (entries, bytes);
     }
 
     /// The near table, for its figures.
@@ -156,7 +203,13 @@ impl HitPath {
     }
 
     #[inline]
-    fn near_reply(&mut self, bytes: &mut [u8], asked: HeadFacts, slot: SlotId, source: Source) -> Plan {
+    fn near_reply(
+        &mut self,
+        datagram: &mut Datagram<'_>,
+        asked: HeadFacts,
+        slot: SlotId,
+        source: Source,
+    ) -> Plan {
         let rotation = self.near.next_rotation(slot);
         let served = self.near.served(slot);
         let opt = asked.udp_payload != 0;
@@ -167,18 +220,41 @@ impl HitPath {
         let authentic_data = served.authentic_data && asked.wants_authentic_data;
         let reply_flags = reply::reply_flags(asked.flags, served.rcode, authentic_data, whole.is_none());
         let counts = if whole.is_some() { served.counts } else { [0; 3] };
-        if let Some(header) = bytes.first_chunk_mut::<HEADER_LEN>() {
+        if let Some(header) = datagram.bytes.first_chunk_mut::<HEADER_LEN>() {
             reply::flip_header(header, reply_flags, true, counts, opt);
         }
         let zone = zone_of(served.zone);
-        self.tally.query(zone, asked.qtype, bytes.len(), asked.dnssec_ok);
+        self.tally.query(zone, asked.qtype, datagram.bytes.len(), asked.dnssec_ok);
         let outcome = Outcome::new(source, served.rcode, served.kind);
-        self.tally.response(zone, outcome, whole.unwrap_or(len + opt_len), 0);
+        let reply_len = whole.unwrap_or(len + opt_len);
+        self.tally.response(zone, outcome, reply_len, 0);
+        if self.logger.wants() {
+            self.log(datagram, len, outcome, reply_len);
+        }
         if whole.is_some() {
             Plan::Near { len: asked.head_len, slot, rotation, opt }
         } else {
             Plan::Truncated { len: asked.head_len, slot, opt }
         }
+    }
+
+    /// Logs a query whose header has been flipped; its question is as it was.
+    #[cold]
+    fn log(&self, datagram: &Datagram<'_>, head_len: usize, outcome: Outcome, reply_len: usize) {
+        let question = &datagram.bytes[HEADER_LEN..head_len];
+        let (name, tail) = question.split_at(question.len() - 4);
+        self.logger.log(&query_log::Entry {
+            at: SystemTime::now(),
+            client: datagram.peer(),
+            proto: Proto::Udp,
+            name,
+            qtype: u16::from_be_bytes([tail[0], tail[1]]),
+            qclass: u16::from_be_bytes([tail[2], tail[3]]),
+            outcome,
+            upstream: None,
+            micros: 0,
+            size: reply_len as u32,
+        });
     }
 
     /// A near miss, or a slot whose second is over.
@@ -223,14 +299,14 @@ impl HitPath {
         match slot {
             Some(slot) => {
                 let asked = HeadFacts::of(&query);
-                self.near_reply(datagram.bytes, asked, slot, source)
+                self.near_reply(&mut datagram, asked, slot, source)
             }
-            None => self.scratch_reply(&query, datagram.bytes.len(), &entry),
+            None => self.scratch_reply(&query, &entry),
         }
     }
 
     /// A reply where the batch itself holds every slot that could make room.
-    fn scratch_reply(&mut self, query: &Query<'_>, query_len: usize, entry: &Entry) -> Plan {
+    fn scratch_reply(&mut self, query: &Query<'_>, entry: &Entry) -> Plan {
         let start = self.scratch.len();
         let ttls = Ttls::Aged(entry.age(self.now));
         let parts = entry.parts();
@@ -242,7 +318,7 @@ impl HitPath {
             entry.extended_error(),
         );
         let zone = zone_of(entry.zone());
-        self.tally.query(zone, query.qtype(), query_len, query.dnssec_ok());
+        self.tally.query(zone, query.qtype(), query.packet_len(), query.dnssec_ok());
         let outcome = Outcome::new(Source::Store, parts.rcode, entry.kind());
         self.tally.response(zone, outcome, self.scratch.len() - start, 0);
         Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }

@@ -52,12 +52,12 @@ impl Outbox {
                 self.datagrams.push(Datagram { listener, peer: client.peer, start, end });
                 end - start
             }
-            Way::Tcp(writer) => {
+            Way::Tcp(way) => {
                 let mut reply = Vec::with_capacity(512);
                 push_reply(&mut reply, &client.asked(), parts, ttls, extended_error);
                 let len = reply.len();
-                // Closed: the client is gone, and its answer with it. Full cannot be (see Way::Tcp).
-                let _ = writer.try_send(reply);
+                // Closed: the client is gone, and its answer with it. Full cannot be (see TcpWay).
+                let _ = way.replies.try_send(reply);
                 len
             }
         }

@@ -10,17 +10,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::client::{Client, Way};
+use super::client::{Client, TcpWay, Way};
 use crate::cache::key::Seed;
 use crate::cache::{Key, Store};
 use crate::config::ListenTcp;
+use crate::observe::query_log;
 use crate::observe::{DropReason, Kind, Outcome, SharedTally, ShedReason, Source, ZoneId};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
@@ -29,7 +30,7 @@ use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
 use crate::wire::{MAX_MESSAGE, rcode};
 
 /// Queries of one connection that may wait for an answer; past it the connection is not read (RFC 7766 §6.2.1.1 leaves
-/// the number open). It is also what [`Way::Tcp`]'s channel holds.
+/// the number open). It is also what [`TcpWay`]'s channel holds.
 const MAX_IN_FLIGHT: usize = 256;
 
 /// Bytes taken from a connection at once.
@@ -50,6 +51,8 @@ pub struct Shared {
     pub connections: Rc<Connections>,
     /// Turns true once, when draining begins.
     pub draining: watch::Receiver<bool>,
+    /// The query log.
+    pub logger: RefCell<QueryLogger>,
 }
 
 /// Counts open connections, in all and by client address.
@@ -348,10 +351,27 @@ impl Connection {
                 reply::push_reply(out, &asked, &parts, Ttls::Aged(entry.age(now)), entry.extended_error());
             });
             self.tally.query(zone, query.qtype(), message.len(), query.dnssec_ok());
-            self.tally.response(zone, Outcome::new(Source::Store, parts.rcode, entry.kind()), len, 0);
+            let outcome = Outcome::new(Source::Store, parts.rcode, entry.kind());
+            self.tally.response(zone, outcome, len, 0);
+            let mut logger = self.shared.logger.borrow_mut();
+            if logger.wants() {
+                logger.log(&query_log::Entry {
+                    at: SystemTime::now(),
+                    client: self.peer,
+                    proto: Proto::Tcp,
+                    name: query.name(),
+                    qtype: query.qtype(),
+                    qclass: query.qclass(),
+                    outcome,
+                    upstream: None,
+                    micros: 0,
+                    size: len as u32,
+                });
+            }
             return Ok(());
         }
-        let client = Client::new(&query, transport, self.peer, now, Way::Tcp(self.replies.clone()));
+        let way = TcpWay { replies: self.replies.clone(), listener: self.tally.server().address };
+        let client = Client::new(&query, transport, self.peer, now, Way::Tcp(way));
         let miss = Miss { key, recursion_desired: query.recursion_desired(), client };
         if self.shared.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
             self.in_flight += 1;

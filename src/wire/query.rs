@@ -6,7 +6,8 @@ use super::{HEADER_LEN, MIN_UDP_PAYLOAD, flags, rcode, read_u16, rtype};
 /// A query that can be answered: one question, sound records, EDNS version 0 or none.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    head: &'a [u8],
+    packet: &'a [u8],
+    head_len: usize,
     flags: u16,
     qtype: u16,
     qclass: u16,
@@ -75,9 +76,9 @@ impl<'a> Query<'a> {
         let Some(&[t0, t1, c0, c1]) = packet[name_end..].first_chunk() else {
             return Err(Rejection::bare(rcode::FORMERR));
         };
-        let head = &packet[..name_end + 4];
         let mut query = Self {
-            head,
+            packet,
+            head_len: name_end + 4,
             flags: query_flags,
             qtype: u16::from_be_bytes([t0, t1]),
             qclass: u16::from_be_bytes([c0, c1]),
@@ -85,7 +86,7 @@ impl<'a> Query<'a> {
         };
         let records = Records { answers: word(6), authorities: word(8), additionals: word(10) };
         if records != (Records { answers: 0, authorities: 0, additionals: 0 }) {
-            query.edns = records.edns(packet, head.len())?;
+            query.edns = records.edns(packet, query.head_len)?;
         }
         // A question for a pseudo-record (RFC 6895 §3.1) or a zone transfer is nothing a cache can answer.
         match query.qtype {
@@ -97,13 +98,18 @@ impl<'a> Query<'a> {
 
     /// Header and question as the client sent them: what comes back to it, flipped.
     pub fn head(&self) -> &'a [u8] {
-        self.head
+        &self.packet[..self.head_len]
+    }
+
+    /// Bytes of the whole packet.
+    pub fn packet_len(&self) -> usize {
+        self.packet.len()
     }
 
     /// The name in wire form, letters as the client sent them.
     #[inline]
     pub fn name(&self) -> &'a [u8] {
-        &self.head[HEADER_LEN..self.head.len() - 4]
+        &self.packet[HEADER_LEN..self.head_len - 4]
     }
 
     /// The type asked.
@@ -147,7 +153,7 @@ impl<'a> Query<'a> {
     }
 
     fn rejected(&self, rcode: u16) -> Rejection {
-        Rejection::Answer { rcode, head_len: self.head.len(), edns: self.edns.is_some() }
+        Rejection::Answer { rcode, head_len: self.head_len, edns: self.edns.is_some() }
     }
 }
 
