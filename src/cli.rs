@@ -2,6 +2,7 @@
 //!
 //! [`parse`] only reads its arguments; `main` acts on the [`Command`].
 
+pub mod act;
 mod import;
 mod node_cache;
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod node;
 pub mod observe;
 pub mod resolver;
+pub mod run;
 pub mod server;
 pub mod sys;
 pub mod upstream;

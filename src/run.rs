@@ -11,13 +11,12 @@ pub mod figures;
 mod miss;
 mod reload;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::cache::Store;
 use crate::cache::store::Budgets;
-use crate::config::{self, Config, Loaded};
+use crate::config::{Config, ConfigError, Loaded};
 use crate::node::{Network, NodeError, privileges};
 use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
 use crate::resolver::job::CHANNEL;
@@ -123,8 +122,14 @@ impl Process {
         &self.metrics
     }
 
-    /// Serves until `stop` is ready; follows `changes` of the configuration file meanwhile. Then drains and leaves.
-    pub async fn run(mut self, mut changes: Watch, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    /// Serves until `stop` is ready; meanwhile follows `changes` of the configuration, which `load` then reads again. Then
+    /// drains and leaves.
+    pub async fn run(
+        mut self,
+        mut changes: Watch,
+        load: impl Fn() -> Result<Loaded, ConfigError>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), RunError> {
         tokio::pin!(stop);
         let upstream_wait = self.config.node.upstream_wait.0;
         let answered = self.miss.first_answer(upstream_wait);
@@ -140,7 +145,7 @@ impl Process {
                     }
                     self.attract().await;
                 }
-                path = changes.changed() => self.reload_from(path).await,
+                () = changes.changed() => self.reload_from(load()).await,
             }
         }
         self.stop().await
@@ -157,8 +162,8 @@ impl Process {
         tracing::info!("ready");
     }
 
-    async fn reload_from(&mut self, path: Option<PathBuf>) {
-        let result = match config::load(path.as_deref()) {
+    async fn reload_from(&mut self, loaded: Result<Loaded, ConfigError>) {
+        let result = match loaded {
             Ok(loaded) => {
                 let hash = format!("{:016x}", loaded.hash);
                 if loaded.config == self.config {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::cache::Now;
 use crate::observe::query_log::Entry;
-use crate::observe::{QueryLogger, Server, ShedReason, SharedTally, Tallies};
+use crate::observe::{QueryLogger, Server, SharedTally, ShedReason, Tallies};
 use crate::resolver::account::{Account, Answered};
 use crate::server::client::Client;
 
@@ -66,4 +66,3 @@ impl Account for Ledger {
 fn micros_between(received: Now, answered: Now) -> u32 {
     u32::try_from(answered.millis_since(received).saturating_mul(1000)).unwrap_or(u32::MAX)
 }
-

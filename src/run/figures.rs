@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::cache::Store;
 use crate::cache::store::TableStats;
 use crate::node::conntrack::Conntrack;
-use crate::server::hit::NearFigures;
 use crate::observe::{CacheFigures, CacheStats, ConntrackFigures, Providers};
+use crate::server::hit::NearFigures;
 
 struct Cache {
     store: Arc<Store>,

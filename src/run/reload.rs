@@ -56,13 +56,13 @@ impl Watch {
         Self { path: None, hangup: None, events: None, seen: None }
     }
 
-    /// Waits until the configuration should be read again; from where.
-    pub async fn changed(&mut self) -> Option<PathBuf> {
+    /// Waits until the configuration should be read again.
+    pub async fn changed(&mut self) {
         loop {
             tokio::select! {
                 Some(()) = next(&mut self.hangup) => {
                     self.seen = self.path.as_deref().and_then(state);
-                    return self.path.clone();
+                    return;
                 }
                 () = event(&mut self.events) => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(POLL), if self.path.is_some() => {}
@@ -71,7 +71,7 @@ impl Watch {
             // A file that is gone is about to come back; what is served stays.
             if now.is_some() && now != self.seen {
                 self.seen = now;
-                return self.path.clone();
+                return;
             }
         }
     }

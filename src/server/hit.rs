@@ -4,7 +4,6 @@
 //! locks, or copies an answer's body: a reply is pieces of the near slot, which the kernel reads where they lie. What is
 //! not near is looked for in the store, and what is not there goes to the resolver, which answers by itself.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;

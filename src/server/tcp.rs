@@ -22,7 +22,9 @@ use crate::cache::key::Seed;
 use crate::cache::{Key, Store};
 use crate::config::ListenTcp;
 use crate::observe::query_log;
-use crate::observe::{DropReason, Kind, Outcome, SharedTally, ShedReason, Source, ZoneId};
+use crate::observe::{
+    DropReason, Kind, Outcome, Proto, QueryLogger, SharedTally, ShedReason, Source, ZoneId,
+};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
 use crate::wire::query::{Query, Rejection};
