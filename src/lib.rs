@@ -2,6 +2,7 @@
 //!
 //! The rooms, and what each may touch, are described in `ARCHITECTURE.md`.
 
+pub mod authority;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -1,0 +1,131 @@
+//! `hosts`: fixed addresses by name, and the names of those addresses.
+//!
+//! A host is a name, not a zone: names below it, and its siblings, are looked up where they belong.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use super::records;
+use crate::config::name::{self, NameError};
+use crate::wire::answer::{Answer, Kind};
+use crate::wire::{CLASS_IN, rtype};
+
+/// The configured hosts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    by_name: HashMap<Box<[u8]>, Host>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Host {
+    Addresses(Box<[IpAddr]>),
+    /// A reverse name, and the hosts with that address.
+    Names(Vec<Box<[u8]>>),
+}
+
+impl Hosts {
+    /// Hosts and, for each of their addresses, the reverse name. Fails with the first name that is none.
+    pub fn new(config: &BTreeMap<String, Vec<IpAddr>>) -> Result<Self, NameError> {
+        let mut by_name = HashMap::new();
+        for (host, addresses) in config {
+            let host = name::to_wire(host)?;
+            for address in addresses {
+                let reverse = name::to_wire(&reverse_name(*address))?;
+                match by_name.entry(reverse).or_insert_with(|| Host::Names(Vec::new())) {
+                    Host::Names(names) => names.push(host.clone()),
+                    // A host that is itself a reverse name: what is configured stands.
+                    Host::Addresses(_) => {}
+                }
+            }
+            by_name.insert(host, Host::Addresses(addresses.as_slice().into()));
+        }
+        Ok(Self { by_name })
+    }
+
+    /// The answer for a folded name, if it is a host or the reverse name of one. Types a host has not are NODATA.
+    pub fn answer(&self, name: &[u8], qtype: u16, qclass: u16) -> Option<Answer> {
+        if self.by_name.is_empty() || qclass != CLASS_IN {
+            return None;
+        }
+        Some(match self.by_name.get(name)? {
+            Host::Addresses(addresses) => records::addresses(name, name.len(), qtype, addresses, TTL),
+            Host::Names(names) if matches!(qtype, rtype::PTR | rtype::ANY) => {
+                records::pointers(names.iter().map(|name| &**name), TTL)
+            }
+            Host::Names(_) => records::negative(Kind::NoData, name, name.len(), TTL),
+        })
+    }
+
+    /// Whether both say the same of this name.
+    pub fn agrees(&self, other: &Self, name: &[u8]) -> bool {
+        self.by_name.get(name) == other.by_name.get(name)
+    }
+}
+
+/// The name PTR records of an address stand at (RFC 1035 §3.5, RFC 3596 §2.5).
+pub fn reverse_name(address: IpAddr) -> String {
+    use std::fmt::Write;
+    let mut name = String::with_capacity(74);
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            let _ = write!(name, "{d}.{c}.{b}.{a}.in-addr.arpa");
+        }
+        IpAddr::V6(v6) => {
+            for byte in v6.octets().iter().rev() {
+                let _ = write!(name, "{:x}.{:x}.", byte & 0xf, byte >> 4);
+            }
+            name.push_str("ip6.arpa");
+        }
+    }
+    name
+}
+
+/// TTL of a host's answer, in seconds: that of CoreDNS's `hosts`. The zone's `max_ttl` bounds it as any other.
+const TTL: u32 = 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::name::to_wire;
+
+    fn hosts() -> Hosts {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        Hosts::new(&BTreeMap::from([
+            ("Registry.Internal".to_owned(), addresses(&["10.0.0.7", "fd00::7"])),
+            ("mirror.internal".to_owned(), addresses(&["10.0.0.7"])),
+        ]))
+        .unwrap()
+    }
+
+    fn ask(name: &str, qtype: u16) -> Option<Answer> {
+        hosts().answer(&to_wire(name).unwrap(), qtype, CLASS_IN)
+    }
+
+    #[test]
+    fn a_host_has_its_addresses_and_nothing_else() {
+        assert!(ask("registry.internal", rtype::A).unwrap().body.ends_with(&[10, 0, 0, 7]));
+        assert_eq!(ask("registry.internal", rtype::AAAA).unwrap().counts, [1, 0, 0]);
+        assert_eq!(ask("mirror.internal", rtype::AAAA).unwrap().kind, Kind::NoData);
+        assert_eq!(ask("registry.internal", 16).unwrap().kind, Kind::NoData);
+        assert!(ask("a.registry.internal", rtype::A).is_none(), "a host is no zone");
+        assert!(ask("internal", rtype::A).is_none());
+    }
+
+    #[test]
+    fn an_address_has_the_names_of_its_hosts() {
+        let answer = ask("7.0.0.10.in-addr.arpa", rtype::PTR).unwrap();
+        assert_eq!(answer.counts, [2, 0, 0]);
+        for host in [&b"\x08registry\x08internal\x00"[..], b"\x06mirror\x08internal\x00"] {
+            assert!(answer.body.windows(host.len()).any(|part| part == host));
+        }
+        let v6 = format!("7.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
+        assert_eq!(ask(&v6, rtype::PTR).unwrap().counts, [1, 0, 0]);
+        assert!(ask("8.0.0.10.in-addr.arpa", rtype::PTR).is_none());
+    }
+
+    #[test]
+    fn another_class_is_no_host() {
+        assert!(hosts().answer(&to_wire("registry.internal").unwrap(), rtype::A, 3).is_none());
+    }
+}
