@@ -85,11 +85,13 @@ pub const CLASS_IN: u16 = 1;
 /// Extended error codes (RFC 8914 §4).
 pub mod ede {
     #![expect(missing_docs, reason = "the registry's own names")]
+    pub const OTHER: u16 = 0;
     pub const STALE_ANSWER: u16 = 3;
     pub const CACHED_ERROR: u16 = 13;
     pub const NOT_READY: u16 = 14;
     pub const PROHIBITED: u16 = 18;
     pub const STALE_NXDOMAIN: u16 = 19;
+    pub const NOT_AUTHORITATIVE: u16 = 20;
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     pub const NETWORK_ERROR: u16 = 23;
     pub const INVALID_DATA: u16 = 24;

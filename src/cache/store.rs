@@ -40,6 +40,15 @@ pub struct Store {
     generation: AtomicU64,
 }
 
+/// All that is kept for one question, whatever its age.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// The answer, positive or negative.
+    pub answer: Option<Arc<Entry>>,
+    /// The last failure, past its time too: what its backoff counts on.
+    pub failure: Option<Arc<Entry>>,
+}
+
 /// A table's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableStats {
@@ -98,6 +107,13 @@ impl Store {
             }
         }
         if stale { None } else { tables.failure.get(key).filter(|e| e.freshness(now) == Freshness::Fresh) }
+    }
+
+    /// All that is kept for `key`: what the miss path decides on.
+    pub fn kept(&self, key: &Key) -> Kept {
+        let tables = self.tables.load();
+        let answer = [&tables.positive, &tables.negative].into_iter().find_map(|table| table.get(key));
+        Kept { answer, failure: tables.failure.get(key) }
     }
 
     /// An answer past its TTL that may still be served (RFC 8767); `None` also where a fresh one stands.

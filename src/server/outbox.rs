@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::client::{Client, Way};
 use crate::sys::mmsg::Outgoing;
 use crate::sys::socket::UdpListener;
-use crate::wire::reply::{Parts, Ttls, push_reply};
+use crate::wire::reply::{Asked, Parts, Ttls, push_reply, push_truncated};
 
 /// Collects replies until [`Outbox::flush`].
 #[derive(Default)]
@@ -43,10 +43,19 @@ impl Outbox {
         ttls: Ttls,
         extended_error: Option<u16>,
     ) -> usize {
+        self.push(client, |out, asked| push_reply(out, asked, parts, ttls, extended_error))
+    }
+
+    /// Tells `client` that the answer was cut before it came here; the reply's length in bytes.
+    pub fn reply_truncated(&mut self, client: &Client, rcode: u16) -> usize {
+        self.push(client, |out, asked| push_truncated(out, asked, rcode))
+    }
+
+    fn push(&mut self, client: &Client, write: impl FnOnce(&mut Vec<u8>, &Asked<'_>)) -> usize {
         match &client.way {
             Way::Udp(listener) => {
                 let start = self.bytes.len();
-                push_reply(&mut self.bytes, &client.asked(), parts, ttls, extended_error);
+                write(&mut self.bytes, &client.asked());
                 let end = self.bytes.len();
                 let listener = Arc::clone(listener);
                 self.datagrams.push(Datagram { listener, peer: client.peer, start, end });
@@ -54,7 +63,7 @@ impl Outbox {
             }
             Way::Tcp(way) => {
                 let mut reply = Vec::with_capacity(512);
-                push_reply(&mut reply, &client.asked(), parts, ttls, extended_error);
+                write(&mut reply, &client.asked());
                 let len = reply.len();
                 // Closed: the client is gone, and its answer with it. Full cannot be (see TcpWay).
                 let _ = way.replies.try_send(reply);

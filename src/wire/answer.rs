@@ -68,9 +68,6 @@ pub enum AnswerError {
     /// Cut short; never to be taken for a whole answer (RFC 1035 §7.4).
     #[error("the reply is truncated")]
     Truncated,
-    /// An answer scoped to a client subnet that nobody asked for (RFC 7871).
-    #[error("the reply is scoped to a client subnet")]
-    Scoped,
 }
 
 impl Answer {
@@ -93,9 +90,6 @@ impl Answer {
         if meta.truncation {
             return Err(AnswerError::Truncated);
         }
-        if is_scoped(&message) {
-            return Err(AnswerError::Scoped);
-        }
         message.additionals.retain(|record| {
             // SIG(0) is a signature over the hop, as TSIG is, which hickory-proto takes out by itself.
             !matches!(u16::from(record.record_type()), rtype::TSIG | rtype::SIG)
@@ -105,7 +99,9 @@ impl Answer {
         equalise_ttls(&mut message.answers);
         equalise_ttls(&mut message.authorities);
         equalise_ttls(&mut message.additionals);
-        let ttl = lifetime(&mut message, kind);
+        let lifetime = lifetime(&mut message, kind);
+        // An answer scoped to a client subnet, which nobody asked for, is not for everyone (RFC 7871 §7.3.1).
+        let ttl = if is_scoped(&message) { 0 } else { lifetime };
         let (body, counts) = encode_body(&message)?;
         let ttl_at = ttl_offsets(&body, counts);
         Ok(Self { kind, rcode, authentic_data: message.metadata.authentic_data, counts, body, ttl_at, ttl })

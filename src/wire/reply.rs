@@ -191,6 +191,21 @@ pub fn push_reply(
     }
 }
 
+/// Appends a reply without records that says TC: the answer was cut before it came here, so that the client asks again
+/// over TCP (RFC 1035 §4.1.1).
+pub fn push_truncated(out: &mut Vec<u8>, asked: &Asked<'_>, rcode: u16) {
+    let start = out.len();
+    out.extend_from_slice(asked.head);
+    if let Some(edns) = asked.edns {
+        push_opt(out, rcode, edns.dnssec_ok, None, None);
+    }
+    let query_flags = u16::from_be_bytes([asked.head[2], asked.head[3]]);
+    let reply_flags = reply_flags(query_flags, rcode, false, true);
+    if let Some(header) = out[start..].first_chunk_mut::<HEADER_LEN>() {
+        flip_header(header, reply_flags, asked.head.len() > HEADER_LEN, [0; 3], asked.edns.is_some());
+    }
+}
+
 /// Writes the TTLs at `ttl_at` in `body`.
 #[inline]
 pub fn set_ttls(body: &mut [u8], ttl_at: &[u16], ttls: Ttls) {
