@@ -1,3 +1,489 @@
 //! The miss path: routing by zone, single flight, serve-stale, prefetch, and what a client gets when all fails.
+//!
+//! All of it runs on one thread, in a `tokio::task::LocalSet`: no locks, and what one bulk of upstream replies answers
+//! leaves in one `sendmmsg`. This room touches the cache, [`crate::authority`] and upstreams, and sends replies through
+//! [`Outbox`]. It reads a clock once per event.
+//!
+//! The way of a question, top to bottom: `Resolver::miss` → `zone::Tables::route` → `Resolver::join_or_start` →
+//! `Resolver::fly` → `Resolver::look_up` → `Resolver::land`.
+//!
+//! | RFC | what of it stands here |
+//! |---|---|
+//! | 1035 §4.1.1, §7.4 | RD=0 is passed on and shared with nobody; a cut reply is passed on with TC, never kept (`land`) |
+//! | 2308 §5 | negative TTLs, no SOA: not kept ([`policy`]) |
+//! | 5452 §3 | one upstream query for identical questions ([`flight`]) |
+//! | 6147 | DNS64 ([`dns64`]) |
+//! | 6761 and its kin | local names before any zone ([`zone`]) |
+//! | 8767 | stale answers after a failure or the client timer, at once while upstreams are down (`miss`, `fly`, `land`) |
+//! | 8914 | extended errors ([`failure`]) |
+//! | 9520 | failures are remembered, longer each time ([`failure`], [`policy`]) |
 
+pub mod account;
+pub mod admission;
+pub mod control;
+pub mod exchange;
 pub mod job;
+
+mod dns64;
+mod failure;
+mod fixed;
+mod flight;
+mod land;
+mod look_up;
+mod policy;
+mod reload;
+mod rewrite;
+mod zone;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
+
+pub use account::{Account, Answered};
+pub use control::{Controls, Handle};
+pub use fixed::FixedAnswerError;
+pub use zone::TablesError;
+
+use crate::cache::key::Seed;
+use crate::cache::{Entry, Freshness, Key, Now, Store};
+use crate::config::{Config, Forward};
+use crate::observe::{Counters, Kind, Outcome, ShedReason, Source, ZoneId, Zones};
+use crate::server::client::Client;
+use crate::server::outbox::Outbox;
+use crate::wire::answer::Answer;
+use crate::wire::reply::{Parts, Ttls};
+use crate::wire::{answer, ede, rcode};
+use exchange::Exchange;
+use flight::{Flight, Flights, Load, Start};
+use job::{Job, Miss};
+use policy::Policy;
+use zone::{Forwarder, Local, Open, Route, Tables, Zone};
+
+/// What the miss path is given: everything it shares with other rooms.
+pub struct Context {
+    /// Where answers are kept.
+    pub store: Arc<Store>,
+    /// Zone numbers.
+    pub zones: Zones,
+    /// Process-wide counters.
+    pub counters: Counters,
+    /// Told of every answer.
+    pub account: Box<dyn Account>,
+    /// Milliseconds of a monotonic clock; [`crate::sys::clock::now`] but in tests.
+    pub clock: fn() -> Now,
+}
+
+/// The miss path. See the module's documentation.
+pub struct Resolver<U> {
+    context: Context,
+    seed: Seed,
+    tables: RefCell<Rc<Tables<U>>>,
+    config: RefCell<Config>,
+    epoch: Cell<u64>,
+    flights: RefCell<Flights<U>>,
+    outbox: RefCell<Outbox>,
+    flush: Notify,
+    flush_due: Cell<bool>,
+    landed: Notify,
+    open: Box<Open<U>>,
+    upstream_has_answered: Arc<AtomicBool>,
+}
+
+impl<U: Exchange> Resolver<U> {
+    /// A resolver for `config`. `open` makes a group of upstreams.
+    ///
+    /// Fails where a file of the configuration cannot be read or is wrong.
+    pub fn new(
+        config: &Config,
+        context: Context,
+        open: impl Fn(&Forward, Vec<SocketAddr>) -> U + 'static,
+    ) -> Result<Rc<Self>, TablesError> {
+        let open: Box<Open<U>> = Box::new(open);
+        let tables = Tables::build(config, None, &context.zones, &open)?;
+        Ok(Rc::new(Self {
+            context,
+            seed: Seed::of_process(),
+            tables: RefCell::new(Rc::new(tables)),
+            config: RefCell::new(config.clone()),
+            epoch: Cell::new(0),
+            flights: RefCell::new(Flights::new(&config.limits)),
+            outbox: RefCell::default(),
+            flush: Notify::new(),
+            flush_due: Cell::new(false),
+            landed: Notify::new(),
+            open,
+            upstream_has_answered: Arc::default(),
+        }))
+    }
+
+    /// Whether any upstream has ever answered: what attracting traffic waits for.
+    pub fn upstream_has_answered(&self) -> bool {
+        self.upstream_has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Takes jobs until their senders are gone, then finishes what is on its way, for `listen.drain` at most; what is
+    /// left then gets SERVFAIL. Must run within a `LocalSet`.
+    pub async fn run(self: Rc<Self>, mut jobs: mpsc::Receiver<Job>, controls: Controls) {
+        controls.share(&self.upstream_has_answered);
+        let helpers = [
+            spawn_local(Rc::clone(&self).flush_replies()),
+            spawn_local(Rc::clone(&self).obey(controls)),
+            spawn_local(Rc::clone(&self).watch_files()),
+        ];
+        let mut batch = Vec::with_capacity(JOBS_AT_ONCE);
+        while jobs.recv_many(&mut batch, JOBS_AT_ONCE).await > 0 {
+            let now = (self.context.clock)();
+            for job in batch.drain(..) {
+                match job {
+                    Job::Miss(miss) => self.miss(*miss, now),
+                    Job::Prefetch(entry) => self.prefetch(entry),
+                }
+            }
+        }
+        let drain = self.config.borrow().listen.drain.0;
+        self.finish(drain).await;
+        for helper in helpers {
+            helper.abort();
+        }
+    }
+
+    /// Waits for the lookups on their way, and answers whoever still waits then.
+    async fn finish(&self, at_most: Duration) {
+        let all_landed = async {
+            while self.flights.borrow().len() > 0 {
+                self.landed.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(at_most, all_landed).await;
+        let now = (self.context.clock)();
+        let left = self.flights.borrow().all();
+        for flight in left {
+            self.answer_waiters(&flight, &servfail(), Some(ede::NOT_READY), Source::Failure, None, now);
+        }
+        self.flush_now();
+    }
+
+    /// A client waits for an answer.
+    fn miss(self: &Rc<Self>, miss: Miss, now: Now) {
+        let Miss { key, recursion_desired, client } = miss;
+        // Filled by another lookup since the worker looked.
+        let kept = self.context.store.kept(&key);
+        let answer = kept.answer.filter(|entry| entry.freshness(now) != Freshness::Dead);
+        if let Some(entry) = &answer
+            && entry.freshness(now) == Freshness::Fresh
+        {
+            return self.reply_fresh(&client, &key, entry, now);
+        }
+        let flight = self.flights.borrow().find(&key, recursion_desired);
+        if let Some(flight) = flight {
+            return self.join(&flight, client, now);
+        }
+        let tables = Rc::clone(&self.tables.borrow());
+        let (zone, target) = match tables.route(&key) {
+            Route::Zone { zone, target } => (zone, target),
+            Route::Local(local) => return self.answer_locally(&tables, &client, &key, local, now),
+            Route::Nowhere => {
+                let refused = Answer::empty(rcode::REFUSED, answer::Kind::Failure, 0);
+                let way = Reply { zone: ZoneId::OTHER, source: Source::Failure, upstream: None };
+                let extended_error = Some(ede::NOT_AUTHORITATIVE);
+                return self.reply(&client, &key, &refused, Ttls::Aged(0), extended_error, &way, now);
+            }
+        };
+        let stale = answer.filter(|_| zone.policy.stale.is_some());
+        let failure = kept.failure.filter(|entry| entry.freshness(now) == Freshness::Fresh);
+        match (&stale, &failure) {
+            // RFC 8767 §5: the recheck is throttled by the remembered failure, and there is none of an upstream that is
+            // known to be down, which its own probes find up again.
+            (Some(stale), failure) if failure.is_some() || zone.is_down() => {
+                return self.reply_stale(&client, &key, stale, &zone.policy, now);
+            }
+            (None, Some(failure)) if recursion_desired => {
+                return self.reply_fresh(&client, &key, failure, now);
+            }
+            _ => {}
+        }
+        self.join_or_start(key, recursion_desired, client, zone, target, stale, now);
+    }
+
+    /// Lets the client wait for a lookup that is on its way.
+    fn join(&self, flight: &Rc<Flight<U>>, client: Client, now: Now) {
+        if let Some(stale) = flight.stale.as_ref().filter(|_| flight.stale_due.get()) {
+            return self.reply_stale(&client, &flight.key, stale, &flight.zone.policy, now);
+        }
+        let may_join = self.flights.borrow().may_join(flight, client.address());
+        match may_join {
+            Ok(()) => self.wait(flight, client),
+            Err(reason) => self.shed(&client, &flight.key, &flight.zone, flight.stale.as_ref(), reason, now),
+        }
+    }
+
+    /// Starts a lookup for which the client waits.
+    #[expect(clippy::too_many_arguments, reason = "all of a question and what is known of it")]
+    fn join_or_start(
+        self: &Rc<Self>,
+        key: Key,
+        recursion_desired: bool,
+        client: Client,
+        zone: Rc<Zone<U>>,
+        target: Option<Box<[u8]>>,
+        stale: Option<Arc<Entry>>,
+        now: Now,
+    ) {
+        let may_start = self.flights.borrow().may_start(client.address(), load_of(&zone));
+        if let Err(reason) = may_start {
+            return self.shed(&client, &key, &zone, stale.as_ref(), reason, now);
+        }
+        let epoch = self.epoch.get();
+        let start =
+            Start { key: key.clone(), recursion_desired, zone, target, stale, refreshes: None, epoch };
+        match self.start(start) {
+            Some(flight) => self.wait(&flight, client),
+            None => {
+                let way = Reply { zone: ZoneId::OTHER, source: Source::Failure, upstream: None };
+                let not_ready = Some(ede::NOT_READY);
+                self.reply(&client, &key, &servfail(), Ttls::Aged(0), not_ready, &way, now);
+            }
+        }
+    }
+
+    /// A popular answer nears its end: looks it up anew, with nobody waiting.
+    fn prefetch(self: &Rc<Self>, entry: Arc<Entry>) {
+        let key = Key::new(entry.name(), entry.qtype(), entry.qclass(), entry.flags(), self.seed);
+        if self.flights.borrow().find(&key, true).is_some() {
+            return;
+        }
+        let tables = Rc::clone(&self.tables.borrow());
+        match tables.route(&key) {
+            Route::Local(local) => {
+                self.keep_local(&tables, &key, local, (self.context.clock)());
+            }
+            Route::Zone { zone, target }
+                if !zone.is_down() && self.flights.borrow().has_room_for_prefetch(load_of(&zone)) =>
+            {
+                self.context.counters.prefetches.inc();
+                let epoch = self.epoch.get();
+                let refreshes = Some(entry);
+                self.start(Start {
+                    key,
+                    recursion_desired: true,
+                    zone,
+                    target,
+                    stale: None,
+                    refreshes,
+                    epoch,
+                });
+            }
+            _ => entry.release_prefetch(),
+        }
+    }
+
+    fn start(self: &Rc<Self>, start: Start<U>) -> Option<Rc<Flight<U>>> {
+        let flight = self.flights.borrow_mut().start(start)?;
+        if let Some(forwarder) = flight.zone.forwarder() {
+            forwarder.in_flight.set(forwarder.in_flight.get() + 1);
+        }
+        spawn_local(Rc::clone(self).fly(Rc::clone(&flight)));
+        Some(flight)
+    }
+
+    fn wait(&self, flight: &Flight<U>, client: Client) {
+        let mut flights = self.flights.borrow_mut();
+        flights.wait(flight, client);
+        self.context.counters.in_flight.set(i64::try_from(flights.waiting()).unwrap_or(i64::MAX));
+    }
+
+    /// One lookup from start to end. A client with something stale to fall back on waits for the client timer at most;
+    /// the lookup goes on all the same (RFC 8767 §5).
+    async fn fly(self: Rc<Self>, flight: Rc<Flight<U>>) {
+        let stale = flight.stale.as_ref().zip(flight.zone.policy.stale);
+        let looked = match stale {
+            None => self.look_up(&flight).await,
+            Some((entry, settings)) => {
+                let mut looking_up = std::pin::pin!(self.look_up(&flight));
+                match tokio::time::timeout(settings.client_timeout, &mut looking_up).await {
+                    Ok(looked) => looked,
+                    Err(_) => {
+                        flight.stale_due.set(true);
+                        self.answer_waiters_stale(&flight, entry, (self.context.clock)());
+                        looking_up.await
+                    }
+                }
+            }
+        };
+        self.land(&flight, looked);
+    }
+
+    /// Turns a client away, unless there is something stale for it.
+    ///
+    /// A client beyond its share is refused: that is policy, and about this client (RFC 1035 §4.1.1, RFC 8914 §4.19).
+    /// Where the node as a whole has no room it is SERVFAIL, which says to try again (RFC 8914 §4.15).
+    fn shed(
+        &self,
+        client: &Client,
+        key: &Key,
+        zone: &Zone<U>,
+        stale: Option<&Arc<Entry>>,
+        reason: ShedReason,
+        now: Now,
+    ) {
+        self.context.account.shed(client, reason);
+        if let Some(stale) = stale {
+            return self.reply_stale(client, key, stale, &zone.policy, now);
+        }
+        let (rcode, extended_error) = match reason {
+            ShedReason::ClientShare => (rcode::REFUSED, ede::PROHIBITED),
+            _ => (rcode::SERVFAIL, ede::NOT_READY),
+        };
+        let answer = Answer::empty(rcode, answer::Kind::Failure, 0);
+        let way = Reply { zone: zone.id, source: Source::Shed, upstream: None };
+        self.reply(client, key, &answer, Ttls::Aged(0), Some(extended_error), &way, now);
+    }
+
+    fn answer_locally(&self, tables: &Tables<U>, client: &Client, key: &Key, local: Local<U>, now: Now) {
+        let zone = local.zone.as_ref().map_or(ZoneId::OTHER, |zone| zone.id);
+        let answer = self.keep_local(tables, key, local, now);
+        let way = Reply { zone, source: Source::Local, upstream: None };
+        self.reply(client, key, &answer, Ttls::Aged(0), None, &way, now);
+    }
+}
+
+/// Where a reply comes from, for the counters.
+struct Reply<'a> {
+    zone: ZoneId,
+    source: Source,
+    upstream: Option<&'a str>,
+}
+
+impl<U: Exchange> Resolver<U> {
+    /// Replies from an entry within its TTL.
+    fn reply_fresh(&self, client: &Client, key: &Key, entry: &Entry, now: Now) {
+        let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
+        let way = Reply { zone, source: Source::Store, upstream: None };
+        let parts = entry.parts();
+        let ttls = Ttls::Aged(entry.age(now));
+        self.reply_parts(client, key, &parts, entry.kind(), ttls, entry.extended_error(), &way, now);
+    }
+
+    /// Replies from an entry past its TTL (RFC 8767 §4).
+    fn reply_stale(&self, client: &Client, key: &Key, entry: &Entry, policy: &Policy, now: Now) {
+        let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
+        let way = Reply { zone, source: Source::Stale, upstream: None };
+        let ttl = policy.stale.map_or(DEFAULT_STALE_TTL, |stale| stale.answer_ttl);
+        let extended_error = match entry.kind() {
+            answer::Kind::NxDomain => ede::STALE_NXDOMAIN,
+            _ => ede::STALE_ANSWER,
+        };
+        let (parts, ttls) = (entry.parts(), Ttls::Fixed(ttl));
+        self.reply_parts(client, key, &parts, entry.kind(), ttls, Some(extended_error), &way, now);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of a reply; each caller sets each")]
+    fn reply(
+        &self,
+        client: &Client,
+        key: &Key,
+        answer: &Answer,
+        ttls: Ttls,
+        extended_error: Option<u16>,
+        way: &Reply<'_>,
+        now: Now,
+    ) {
+        let parts = Parts {
+            rcode: answer.rcode,
+            authentic_data: answer.authentic_data,
+            counts: answer.counts,
+            body: &answer.body,
+            ttl_at: &answer.ttl_at,
+        };
+        self.reply_parts(client, key, &parts, answer.kind, ttls, extended_error, way, now);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of a reply; each caller sets each")]
+    fn reply_parts(
+        &self,
+        client: &Client,
+        key: &Key,
+        parts: &Parts<'_>,
+        kind: answer::Kind,
+        ttls: Ttls,
+        extended_error: Option<u16>,
+        way: &Reply<'_>,
+        now: Now,
+    ) {
+        let reply_len = self.outbox.borrow_mut().reply(client, parts, ttls, extended_error);
+        self.replied(client, key, parts.rcode, kind, way, reply_len, now);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of a reply; each caller sets each")]
+    fn replied(
+        &self,
+        client: &Client,
+        key: &Key,
+        rcode: u16,
+        kind: answer::Kind,
+        way: &Reply<'_>,
+        reply_len: usize,
+        now: Now,
+    ) {
+        let outcome = Outcome::new(way.source, rcode, observed(kind));
+        let Reply { zone, upstream, .. } = *way;
+        self.context.account.answered(&Answered { client, key, zone, outcome, upstream, reply_len, now });
+        if !self.flush_due.replace(true) {
+            self.flush.notify_one();
+        }
+    }
+
+    /// Sends what is ready, whenever something is: this task is woken by the first reply, and runs when the lookups that
+    /// are ready with it have run.
+    async fn flush_replies(self: Rc<Self>) {
+        loop {
+            self.flush.notified().await;
+            self.flush_now();
+        }
+    }
+
+    fn flush_now(&self) {
+        self.flush_due.set(false);
+        let flushed = self.outbox.borrow_mut().flush();
+        if flushed.refused > 0 {
+            self.context.account.refused(flushed.refused);
+        }
+    }
+}
+
+/// How full the way to a zone's upstreams is.
+fn load_of<U: Exchange>(zone: &Zone<U>) -> Load {
+    let load = |forwarder: &Rc<Forwarder<U>>| Load {
+        in_flight: forwarder.in_flight.get(),
+        capacity: Some(forwarder.capacity()),
+    };
+    zone.forwarder().map(load).unwrap_or_default()
+}
+
+fn servfail() -> Answer {
+    Answer::empty(rcode::SERVFAIL, answer::Kind::Failure, 0)
+}
+
+fn observed(kind: answer::Kind) -> Kind {
+    match kind {
+        answer::Kind::Positive => Kind::Positive,
+        answer::Kind::NoData => Kind::NoData,
+        answer::Kind::NxDomain => Kind::NxDomain,
+        answer::Kind::Failure => Kind::Failure,
+    }
+}
+
+/// Jobs taken from the channel at once, between two looks at what else is ready.
+const JOBS_AT_ONCE: usize = 256;
+
+/// TTL of a stale answer whose zone has since turned them off (RFC 8767 §4), in seconds.
+const DEFAULT_STALE_TTL: u32 = 30;

@@ -16,7 +16,6 @@ use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
 
 use crate::wire::HEADER_LEN;
-use crate::wire::answer::{Answer, AnswerError};
 
 /// A loaded zone.
 pub struct ZoneFile {
@@ -73,9 +72,6 @@ pub enum ZoneAnswerError {
     /// hickory-server sent nothing back.
     #[error("the zone gave no answer")]
     Silent,
-    /// The question or the answer is no message.
-    #[error("the zone's answer is unusable: {0}")]
-    Unusable(#[from] AnswerError),
     /// The question cannot be put.
     #[error("the question cannot be put to the zone: {0}")]
     Question(#[from] hickory_proto::ProtoError),
@@ -121,8 +117,8 @@ impl ZoneFile {
         &self.path
     }
 
-    /// The zone's answer to a question for the wire-form name `name`.
-    pub async fn answer(&self, name: &[u8], qtype: u16, qclass: u16) -> Result<Answer, ZoneAnswerError> {
+    /// The zone's reply, as a whole message, to a question for the wire-form name `name`.
+    pub async fn reply(&self, name: &[u8], qtype: u16, qclass: u16) -> Result<Vec<u8>, ZoneAnswerError> {
         /// Nobody in particular: the catalog only passes it through.
         const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let mut query = Vec::with_capacity(HEADER_LEN + name.len() + 4);
@@ -137,7 +133,7 @@ impl ZoneFile {
         // The time matters for signatures alone, and zones here are not signed.
         self.catalog.lookup(&request, None, 0, handle).await;
         let reply = replies.next().await.ok_or(ZoneAnswerError::Silent)?;
-        Ok(Answer::from_reply(reply.bytes())?)
+        Ok(reply.into_parts().0)
     }
 }
 
@@ -160,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::config::name::to_wire;
-    use crate::wire::answer::Kind;
+    use crate::wire::answer::{Answer, Kind};
     use crate::wire::{CLASS_IN, rtype};
 
     const ZONE: &str = "$TTL 300\n@ IN SOA ns.corp.example. admin.corp.example. 7 3600 600 86400 60\n  NS ns\n\
@@ -172,7 +168,8 @@ mod tests {
     }
 
     async fn ask(zone: &ZoneFile, name: &str, qtype: u16) -> Answer {
-        zone.answer(&to_wire(name).unwrap(), qtype, CLASS_IN).await.unwrap()
+        let reply = zone.reply(&to_wire(name).unwrap(), qtype, CLASS_IN).await.unwrap();
+        Answer::from_reply(&reply).unwrap()
     }
 
     #[tokio::test]

@@ -1,0 +1,114 @@
+//! A lookup's middle: the question is put to the zone's upstreams or file, and its answer made fit for the client.
+
+use hickory_proto::op::Message;
+
+use super::Resolver;
+use super::dns64::{self, Next};
+use super::exchange::{Exchange, Query};
+use super::failure::{Failed, Looked, Memory};
+use super::flight::Flight;
+use super::rewrite::{map_back, proto_name};
+use super::zone::{Source, Zone};
+use crate::cache::Key;
+use crate::config::Dns64;
+use crate::wire::answer::{Answer, AnswerError};
+use crate::wire::{ede, rtype};
+
+impl<U: Exchange> Resolver<U> {
+    /// Looks the flight's question up.
+    pub(super) async fn look_up(&self, flight: &Flight<U>) -> Looked {
+        let (key, zone) = (&flight.key, &*flight.zone);
+        let name = flight.target.as_deref().unwrap_or(key.name());
+        let question =
+            Question { name, qtype: key.qtype(), key, recursion_desired: flight.recursion_desired };
+        let translation = zone.dns64.as_ref().filter(|_| dns64::applies(key));
+        if translation.is_none() && flight.target.is_none() {
+            return match self.ask(zone, question).await {
+                Ok(reply) => Answer::from_reply(&reply).into(),
+                Err(failed) => failed.into(),
+            };
+        }
+        let message = match translation {
+            Some(settings) => self.translate(zone, question, settings).await,
+            None => self.ask_message(zone, question).await,
+        };
+        let mut message = match message {
+            Ok(message) => message,
+            Err(looked) => return looked,
+        };
+        if let Some(target) = &flight.target {
+            map_back(&mut message, &proto_name(key.name()), &proto_name(target));
+        }
+        Answer::from_message(message).into()
+    }
+
+    /// Puts the question to whoever answers for the zone; the reply's bytes.
+    async fn ask(&self, zone: &Zone<U>, question: Question<'_>) -> Result<Vec<u8>, Failed> {
+        match &zone.source {
+            Source::Forward { forwarder, .. } => {
+                let reply = forwarder.upstream.exchange(&question.to_query()).await?;
+                self.note_answer();
+                Ok(reply.message)
+            }
+            Source::File(file) => {
+                let file = std::rc::Rc::clone(&file.borrow());
+                let reply = file.reply(question.name, question.qtype, question.key.qclass()).await;
+                // Of a zone that was loaded, only a question that does not parse can fail.
+                reply.map_err(|_| Failed::servfail(ede::INVALID_DATA, Memory::Backoff))
+            }
+            Source::Nowhere => Err(Failed::servfail(ede::NOT_AUTHORITATIVE, Memory::None)),
+        }
+    }
+
+    async fn ask_message(&self, zone: &Zone<U>, question: Question<'_>) -> Result<Message, Looked> {
+        let reply = self.ask(zone, question).await?;
+        Message::from_vec(&reply).map_err(|error| AnswerError::from(error).into())
+    }
+
+    /// The AAAA answer, made of the A answer where there is none (RFC 6147 §5.1).
+    async fn translate(
+        &self,
+        zone: &Zone<U>,
+        question: Question<'_>,
+        settings: &Dns64,
+    ) -> Result<Message, Looked> {
+        let a_question = Question { qtype: rtype::A, ..question };
+        if settings.translate_all {
+            let a = self.ask_message(zone, a_question).await?;
+            if let Some(made) = dns64::synthesize(a, u32::MAX, settings) {
+                return Ok(made);
+            }
+            return self.ask_message(zone, question).await;
+        }
+        let mut aaaa = self.ask_message(zone, question).await?;
+        let Next::AskA { max_ttl } = dns64::after_aaaa(&mut aaaa) else { return Ok(aaaa) };
+        let a = self.ask_message(zone, a_question).await?;
+        Ok(dns64::synthesize(a, max_ttl, settings).unwrap_or(aaaa))
+    }
+}
+
+/// A question as it is put to a zone.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    name: &'a [u8],
+    qtype: u16,
+    /// Class, DO and CD.
+    key: &'a Key,
+    recursion_desired: bool,
+}
+
+impl Question<'_> {
+    fn to_query(self) -> Query {
+        Query {
+            name: self.name.into(),
+            qtype: self.qtype,
+            qclass: self.key.qclass(),
+            dnssec_ok: self.key.flags().dnssec_ok(),
+            checking_disabled: self.key.flags().checking_disabled(),
+            recursion_desired: self.recursion_desired,
+            // The answer serves clients that understand AD and clients that do not (RFC 6840 §5.7); the reply to each
+            // says AD only where it was asked for.
+            authentic_data: true,
+        }
+    }
+}

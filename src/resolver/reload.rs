@@ -1,0 +1,139 @@
+//! Another configuration, or another content of a file, while queries go on.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::task::spawn_local;
+
+use super::Resolver;
+use super::control::{Controls, Order};
+use super::exchange::Exchange;
+use super::zone::{Tables, TablesError};
+use crate::cache::store::Budgets;
+use crate::config::Config;
+use crate::wire::name::is_at_or_below;
+
+impl<U: Exchange> Resolver<U> {
+    /// Applies another configuration. Upstreams whose settings are unchanged keep their connections and health; cached
+    /// answers stay where they are still what the new configuration would give; lookups on their way are finished, and
+    /// their answers given but not kept.
+    ///
+    /// Fails where a file cannot be used, and changes nothing then.
+    pub fn reload(&self, config: &Config) -> Result<(), TablesError> {
+        if *self.config.borrow() == *config && !self.tables.borrow().has_files() {
+            return Ok(());
+        }
+        let old = Rc::clone(&self.tables.borrow());
+        let new = Rc::new(Tables::build(config, Some(&old), &self.context.zones, &self.open)?);
+        *self.tables.borrow_mut() = Rc::clone(&new);
+        self.flights.borrow_mut().set_limits(&config.limits);
+        self.context.store.resize(budgets(config));
+        self.epoch.set(self.epoch.get() + 1);
+        self.context.store.retain(|entry| new.keeps(&old, entry));
+        *self.config.borrow_mut() = config.clone();
+        Ok(())
+    }
+
+    /// Asks every group of upstreams whether it answers.
+    pub async fn probe(&self) -> bool {
+        let tables = Rc::clone(&self.tables.borrow());
+        let mut groups: Vec<_> = tables.forwarders().collect();
+        groups.sort_by_key(|group| Rc::as_ptr(group).addr());
+        groups.dedup_by_key(|group| Rc::as_ptr(group).addr());
+        let answers = join_all(groups.iter().map(|group| group.upstream.probe())).await;
+        if answers.contains(&true) {
+            self.note_answer();
+        }
+        !answers.contains(&false)
+    }
+
+    /// Does what other threads ask for.
+    pub(super) async fn obey(self: Rc<Self>, mut controls: Controls) {
+        while let Some(order) = controls.next().await {
+            // Whoever asked may have stopped waiting.
+            match order {
+                Order::Reload(config, done) => drop(done.send(self.reload(&config))),
+                Order::Probe(done) => {
+                    let this = Rc::clone(&self);
+                    spawn_local(async move { drop(done.send(this.probe().await)) });
+                }
+            }
+        }
+    }
+
+    /// Looks once a second whether a resolv.conf or a zone's file has changed. Files are replaced by renaming and through
+    /// symlinks (as Kubernetes and resolvers do), so the path is asked, not the file that was opened.
+    pub(super) async fn watch_files(self: Rc<Self>) {
+        let mut seen = HashMap::new();
+        let mut ticks = tokio::time::interval(POLL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.look_at_files(&mut seen);
+        }
+    }
+
+    fn look_at_files(&self, seen: &mut HashMap<PathBuf, Option<Print>>) {
+        let tables = Rc::clone(&self.tables.borrow());
+        let mut changed = HashMap::new();
+        let mut has_changed = |path: &Path| {
+            *changed.entry(path.to_owned()).or_insert_with(|| {
+                let print = Print::of(path);
+                seen.insert(path.to_owned(), print).is_some_and(|before| before != print)
+            })
+        };
+        for forwarder in tables.forwarders() {
+            // Every file is asked, so that all are seen.
+            let changes = forwarder.resolv_confs().filter(|path| has_changed(path)).count();
+            if changes == 0 {
+                continue;
+            }
+            match forwarder.refresh_addresses(tables.listen()) {
+                Ok(true) => tracing::info!("resolv.conf names other nameservers: they are used from now on"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the nameservers known so far stay in use"),
+            }
+        }
+        for zone in tables.zone_files() {
+            let Some(path) = zone.file_path().filter(|path| has_changed(path)) else { continue };
+            match zone.reload_file() {
+                Ok(()) => {
+                    tracing::info!(file = %path.display(), "the zone is served from its new file");
+                    self.context.store.retain(|entry| !is_at_or_below(entry.name(), zone.name()));
+                }
+                Err(error) => tracing::warn!(%error, "the zone is served as it was"),
+            }
+        }
+    }
+}
+
+/// The store's budgets as configured.
+pub fn budgets(config: &Config) -> Budgets {
+    let cache = &config.cache;
+    Budgets { positive: cache.size.0, negative: cache.negative_size.0, failure: cache.failure_size.0 }
+}
+
+/// What tells one content of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Print {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Print {
+    /// `None` where there is no file.
+    fn of(path: &Path) -> Option<Self> {
+        let data = std::fs::metadata(path).ok()?;
+        let modified = (data.mtime(), data.mtime_nsec());
+        Some(Self { device: data.dev(), inode: data.ino(), size: data.size(), modified })
+    }
+}
+
+/// How often files are looked at: a stat(2) each.
+const POLL: Duration = Duration::from_secs(1);

@@ -1,0 +1,7 @@
+//! The miss path against a scripted upstream, with the clock stopped.
+
+mod failures;
+mod flights;
+mod local;
+mod reload;
+mod support;
