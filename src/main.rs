@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use nodens::cli::{self, Command, EXIT_FAILURE, EXIT_OK, Exit, act};
 use nodens::config::{ConfigError, Loaded};
+use nodens::node::privileges;
 use nodens::observe;
 use nodens::run::{Process, Watch};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,10 @@ fn execute(command: Command) -> Result<Exit, Exit> {
         Command::Run(options) => {
             let loaded = act::load(&options)?;
             let log = observe::log::init(&loaded.config.log).map_err(failure)?;
+            // Before any thread starts: each has capabilities of its own.
+            if let Err(error) = privileges::reduce() {
+                tracing::warn!(%error, "keeping more privileges than needed");
+            }
             runtime()?.block_on(serve(loaded, log, || act::load(&options))).map_err(failure)?;
             Ok(Exit { code: EXIT_OK, message: String::new() })
         }

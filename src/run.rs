@@ -17,8 +17,9 @@ use std::time::{Duration, SystemTime};
 use crate::cache::Store;
 use crate::cache::store::Budgets;
 use crate::config::{Config, ConfigError, Loaded};
-use crate::node::{Network, NodeError, privileges};
+use crate::node::{Network, NodeError};
 use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
+use crate::resolver::control::ReloadError;
 use crate::resolver::job::CHANNEL;
 use crate::server::front::{Context, Front, FrontError};
 
@@ -35,6 +36,9 @@ pub enum RunError {
     /// The miss path.
     #[error("the resolver does not start: {0}")]
     Miss(#[from] MissError),
+    /// The miss path, at a reload.
+    #[error("{0}")]
+    Reload(#[from] ReloadError),
     /// The node's network.
     #[error("the node's network: {0}")]
     Node(#[from] NodeError),
@@ -93,10 +97,6 @@ impl Process {
             tcp_connections: metrics.counters.tcp_connections.clone(),
         };
         let front = Front::start(&config, &context)?;
-        if let Err(error) = privileges::reduce() {
-            tracing::warn!(%error, "keeping more privileges than needed");
-        }
-
         figures::provide(&metrics.providers, &context.store, &context.near_figures);
         let mut http = Http::new(metrics.clone());
         http.apply(&config.observe);
@@ -106,7 +106,7 @@ impl Process {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             addresses = ?front.addresses(),
-            config = loaded.origin.as_ref().map_or("the embedded default".into(), |path| path.to_string_lossy()),
+            config = %loaded.origin.as_ref().map_or("the embedded default".into(), |path| path.to_string_lossy()),
             "answering"
         );
         Ok(Self { config, metrics, log, query_log, context, miss, front, http, network })

@@ -25,7 +25,7 @@ fn key(number: u16, qtype: u16) -> Key {
 fn addresses(count: u16, mark: u16, ttl: u32) -> Answer {
     let mut answer = Answer::empty(rcode::NOERROR, Kind::Positive, ttl);
     for number in 0..count {
-        answer.ttl_at.push(answer.body.len() as u16 + 6);
+        answer.ttl_at.push((answer.body.len() as u16 + 6).to_ne_bytes());
         answer.body.extend_from_slice(&[0xc0, 12, 0, rtype::A as u8, 0, 1]);
         answer.body.extend_from_slice(&ttl.to_be_bytes());
         answer.body.extend_from_slice(&[0, 4]);
@@ -185,6 +185,21 @@ fn a_flood_of_one_kind_leaves_the_others_and_stays_within_its_budget() {
     let stats = store.stats();
     assert_eq!(stats.positive.entries, 50);
     assert!(stats.negative.bytes <= budget && stats.negative.evictions > 0, "{stats:?}");
+}
+
+#[test]
+fn a_sweep_drops_what_cannot_be_served_any_more() {
+    let store = Store::new(Budgets { positive: 1 << 20, negative: 1 << 20, failure: 1 << 20 });
+    let origin = Origin { stored: Now(1000), stale_for: 60, ..Origin::default() };
+    for (number, ttl) in [(1, 30), (2, 300)] {
+        let key = key(number, rtype::A);
+        store.insert(Entry::new(&key, &addresses(1, number, ttl), origin));
+    }
+    store.sweep(Now(1000).plus_secs(89));
+    assert_eq!(store.stats().positive.entries, 2, "the first may still be served stale");
+    store.sweep(Now(1000).plus_secs(90));
+    assert_eq!(store.stats().positive.entries, 1);
+    assert!(store.fresh(&key(2, rtype::A), Now(1000).plus_secs(90)).is_some());
 }
 
 #[derive(Debug, Clone)]

@@ -12,12 +12,12 @@ use crate::wire::reply::Parts;
 pub struct Entry {
     hash: u64,
     stored: Now,
-    /// Name, then body.
+    /// Name, then body, then the table of its TTLs' offsets: one allocation.
     data: Box<[u8]>,
-    ttl_at: Box<[u16]>,
     ttl: u32,
     stale_for: u32,
     counts: [u16; 3],
+    body_len: u16,
     qtype: u16,
     qclass: u16,
     rcode: u16,
@@ -36,9 +36,9 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PrefetchRule {
     /// Hits that make it popular; 0: never.
-    pub min_hits: u32,
-    /// The last milliseconds of its TTL, in which it is refreshed.
-    pub window_millis: u32,
+    pub min_hits: u16,
+    /// The last seconds of its TTL, in which it is refreshed.
+    pub window: u16,
 }
 
 /// What an entry is good for at a moment.
@@ -78,17 +78,18 @@ const PREFETCH_ASKED: u32 = 1 << 31;
 impl Entry {
     /// An entry that answers `key` with `answer` for `answer.ttl` seconds.
     pub fn new(key: &Key, answer: &Answer, origin: Origin) -> Self {
-        let mut data = Vec::with_capacity(key.name().len() + answer.body.len());
+        let mut data = Vec::with_capacity(key.name().len() + answer.body.len() + 2 * answer.ttl_at.len());
         data.extend_from_slice(key.name());
         data.extend_from_slice(&answer.body);
+        data.extend_from_slice(answer.ttl_at.as_flattened());
         Self {
             hash: key.hash(),
             stored: origin.stored,
             data: data.into_boxed_slice(),
-            ttl_at: answer.ttl_at.as_slice().into(),
             ttl: answer.ttl,
             stale_for: origin.stale_for,
             counts: answer.counts,
+            body_len: answer.body.len() as u16,
             qtype: key.qtype(),
             qclass: key.qclass(),
             rcode: answer.rcode,
@@ -171,12 +172,14 @@ impl Entry {
 
     /// The answer's parts, TTLs as they were when it was stored.
     pub fn parts(&self) -> Parts<'_> {
+        let behind_name = &self.data[usize::from(self.name_len)..];
+        let (body, ttl_at) = behind_name.split_at(usize::from(self.body_len));
         Parts {
             rcode: self.rcode,
             authentic_data: self.authentic_data,
             counts: self.counts,
-            body: &self.data[usize::from(self.name_len)..],
-            ttl_at: &self.ttl_at,
+            body,
+            ttl_at: ttl_at.as_chunks().0,
         }
     }
 
@@ -237,8 +240,8 @@ impl Entry {
     /// per worker, so the window is widened by that second: the next call may be too late.
     pub fn wants_prefetch(&self, now: Now) -> bool {
         self.prefetch.min_hits > 0
-            && self.remaining_millis(now) <= u64::from(self.prefetch.window_millis) + 1000
-            && self.hits() >= self.prefetch.min_hits
+            && self.remaining_millis(now) <= (u64::from(self.prefetch.window) + 1) * 1000
+            && self.hits() >= u32::from(self.prefetch.min_hits)
             && self.claim_prefetch()
     }
 
@@ -255,6 +258,6 @@ impl Entry {
 
     /// Bytes of memory it takes, tables' overhead not included.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.data.len() + self.ttl_at.len() * 2
+        size_of::<Self>() + self.data.len()
     }
 }

@@ -2,54 +2,10 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-/// A query to put to an upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "they are the header's and OPT's flag bits")]
-pub struct Query {
-    /// The name in wire form.
-    pub name: Box<[u8]>,
-    /// The type.
-    pub qtype: u16,
-    /// The class.
-    pub qclass: u16,
-    /// DO.
-    pub dnssec_ok: bool,
-    /// CD.
-    pub checking_disabled: bool,
-    /// RD.
-    pub recursion_desired: bool,
-    /// AD.
-    pub authentic_data: bool,
-}
+pub use crate::upstream::{ExchangeError, Query, Reply};
 
-/// A reply whose id and question match the query's.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    /// The whole message.
-    pub message: Vec<u8>,
-    /// Who gave it.
-    pub endpoint: Arc<str>,
-    /// TC is set.
-    pub truncated: bool,
-}
-
-/// Why there is no reply. `endpoint` is the last one that was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "superseded by the upstream room's own")]
-pub enum ExchangeError {
-    #[error("no reply from {endpoint} within {after:?}")]
-    Timeout { endpoint: Arc<str>, after: std::time::Duration },
-    #[error("{endpoint} cannot be reached")]
-    Unreachable { endpoint: Arc<str> },
-    #[error("all upstreams of the zone are down")]
-    Down,
-    #[error("{endpoint} has forward.max_in_flight unanswered queries already")]
-    Overloaded { endpoint: Arc<str> },
-    #[error("the zone has no upstream address")]
-    NoUpstream,
-}
+use crate::upstream::Group;
 
 /// A group of upstreams that give the same answers.
 pub trait Exchange: 'static {
@@ -64,4 +20,22 @@ pub trait Exchange: 'static {
 
     /// Takes these addresses from now on.
     fn set_addresses(&self, addresses: Vec<SocketAddr>);
+}
+
+impl Exchange for Group {
+    async fn exchange(&self, query: &Query) -> Result<Reply, ExchangeError> {
+        Self::exchange(self, query).await
+    }
+
+    fn is_down(&self) -> bool {
+        Self::is_down(self)
+    }
+
+    async fn probe(&self) -> bool {
+        Self::probe(self).await
+    }
+
+    fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        Self::set_addresses(self, addresses);
+    }
 }

@@ -12,7 +12,7 @@ pub(super) struct Policy {
     min_ttl: u32,
     max_ttl: u32,
     negative_max_ttl: u32,
-    prefetch_min_hits: u32,
+    prefetch_min_hits: u16,
     prefetch_remaining: f64,
     /// Serving expired answers; `None` where it is off.
     pub(super) stale: Option<Stale>,
@@ -48,7 +48,8 @@ impl Policy {
             min_ttl: zone.min_ttl.unwrap_or(cache.min_ttl).as_ttl(),
             max_ttl: zone.max_ttl.unwrap_or(cache.max_ttl).as_ttl(),
             negative_max_ttl: zone.negative_max_ttl.unwrap_or(cache.negative_max_ttl).as_ttl(),
-            prefetch_min_hits: prefetch.map_or(0, |prefetch| prefetch.min_hits.max(1)),
+            prefetch_min_hits: prefetch
+                .map_or(0, |prefetch| u16::try_from(prefetch.min_hits.max(1)).unwrap_or(u16::MAX)),
             prefetch_remaining: prefetch.map_or(0.0, |prefetch| prefetch.remaining.0),
             stale: stale.map(|stale| Stale {
                 max_age: stale.max_age.as_ttl(),
@@ -92,10 +93,10 @@ impl Policy {
 
     /// When an answer that lives for `ttl` seconds is refreshed ahead of time.
     pub(super) fn prefetch(&self, ttl: u32) -> PrefetchRule {
-        let window = f64::from(ttl) * 1000.0 * self.prefetch_remaining;
+        let window = (f64::from(ttl) * self.prefetch_remaining).ceil();
         // `as` saturates, and the share is at most 1.
         #[expect(clippy::cast_sign_loss, reason = "a TTL times a share is not negative")]
-        PrefetchRule { min_hits: self.prefetch_min_hits, window_millis: window as u32 }
+        PrefetchRule { min_hits: self.prefetch_min_hits, window: window as u16 }
     }
 }
 
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn the_prefetch_window_is_a_share_of_the_ttl() {
         let rule = policy(&ZoneCache::default()).prefetch(30);
-        assert_eq!((rule.min_hits, rule.window_millis), (5, 3000));
+        assert_eq!((rule.min_hits, rule.window), (5, 3));
         let off = ZoneCache { prefetch: Some(config::Switch::Off), ..ZoneCache::default() };
         assert_eq!(policy(&off).prefetch(30).min_hits, 0);
     }

@@ -1,6 +1,5 @@
 //! The miss thread: one async runtime for the resolver, its upstreams, and everything that waits for them.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,11 +10,13 @@ use super::account::Ledger;
 use crate::cache::Store;
 use crate::config::Config;
 use crate::observe::{Metrics, QueryLog};
+use crate::resolver::control::{Handle, ReloadError, channel};
 use crate::resolver::job::Job;
-use crate::resolver::{Resolver, ResolverError};
-use crate::upstream;
+use crate::resolver::{Context, Resolver, TablesError};
+use crate::sys::clock;
+use crate::upstream::{self, Group};
 
-/// The miss path could not start, or follow another configuration.
+/// The miss path could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum MissError {
     /// The thread or its runtime.
@@ -24,10 +25,10 @@ pub enum MissError {
     /// Two metrics of one name: a mistake in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The configuration's zones.
+    /// A file that the configuration names.
     #[error(transparent)]
-    Resolver(#[from] ResolverError),
-    /// The thread is gone.
+    Tables(#[from] TablesError),
+    /// The thread ended before it began.
     #[error("the miss thread has ended")]
     Gone,
 }
@@ -35,16 +36,8 @@ pub enum MissError {
 /// The running miss thread.
 #[derive(Debug)]
 pub(super) struct MissThread {
-    control: mpsc::UnboundedSender<Control>,
+    handle: Handle,
     thread: thread::JoinHandle<()>,
-}
-
-#[derive(Debug)]
-enum Control {
-    /// Follow another configuration.
-    Reload(Box<Config>, oneshot::Sender<Result<(), ResolverError>>),
-    /// Ask an upstream something, and tell whether it answered.
-    Probe(oneshot::Sender<bool>),
 }
 
 /// Time between two probes of upstreams at start.
@@ -60,9 +53,9 @@ impl MissThread {
         jobs: mpsc::Receiver<Job>,
     ) -> Result<Self, MissError> {
         let upstream_metrics = upstream::Metrics::register(&metrics.registry)?;
-        let ledger = Ledger::new(metrics.tallies.clone(), query_log.logger());
-        let (config, store, metrics) = (config.clone(), Arc::clone(store), metrics.clone());
-        let (control, controls) = mpsc::unbounded_channel();
+        let (store, metrics, logger) = (Arc::clone(store), metrics.clone(), query_log.logger());
+        let config = config.clone();
+        let (handle, controls) = channel();
         let (started, start) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -71,76 +64,61 @@ impl MissThread {
             .map_err(MissError::Thread)?;
         let run = move || {
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, async {
-                let resolver = Resolver::new(&config, store, upstream_metrics, &metrics, Rc::new(ledger));
-                match resolver {
-                    Ok(resolver) => {
-                        // The starter may be gone; then the senders of jobs are too.
-                        let _ = started.send(Ok(()));
-                        let controlled =
-                            tokio::task::spawn_local(control_loop(Rc::clone(&resolver), controls));
-                        resolver.run(jobs).await;
-                        controlled.abort();
-                    }
-                    Err(error) => {
-                        let _ = started.send(Err(error));
-                    }
-                }
+            local.block_on(&runtime, async move {
+                let open = move |forward: &_, addresses| {
+                    Group::new(forward, addresses, Arc::clone(&upstream_metrics))
+                };
+                let context = Context {
+                    store,
+                    zones: metrics.zones,
+                    counters: metrics.counters,
+                    account: Box::new(Ledger::new(metrics.tallies, logger)),
+                    clock: clock::now,
+                };
+                let resolver = match Resolver::new(&config, context, open) {
+                    Ok(resolver) => resolver,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                // Whoever started us may be gone; then the senders of jobs are too.
+                let _ = started.send(Ok(()));
+                resolver.run(jobs, controls).await;
             });
         };
         let thread = thread::Builder::new().name("miss".to_owned()).spawn(run).map_err(MissError::Thread)?;
         start.await.map_err(|_| MissError::Gone)??;
-        Ok(Self { control, thread })
+        Ok(Self { handle, thread })
     }
 
     /// Follows another configuration, or leaves everything as it is.
-    pub(super) async fn reload(&self, config: &Config) -> Result<(), MissError> {
-        let (done, result) = oneshot::channel();
-        self.control.send(Control::Reload(Box::new(config.clone()), done)).map_err(|_| MissError::Gone)?;
-        Ok(result.await.map_err(|_| MissError::Gone)??)
+    pub(super) async fn reload(&self, config: &Config) -> Result<(), ReloadError> {
+        self.handle.reload(config.clone()).await
     }
 
-    /// Waits until an upstream has answered a probe, at most `patience`; whether one has.
+    /// Waits until an upstream has answered a query or a probe, at most `patience`; whether one has.
     pub(super) fn first_answer(&self, patience: Duration) -> impl Future<Output = bool> + use<> {
-        let control = self.control.clone();
-        let probe = async move {
-            loop {
-                let (done, answered) = oneshot::channel();
-                if control.send(Control::Probe(done)).is_err() {
-                    return false;
+        let handle = self.handle.clone();
+        let probing = async move {
+            while !handle.upstream_has_answered() {
+                match handle.probe().await {
+                    Ok(true) => return true,
+                    Ok(false) => tokio::time::sleep(PROBE_PAUSE).await,
+                    Err(_) => return false,
                 }
-                if answered.await == Ok(true) {
-                    return true;
-                }
-                tokio::time::sleep(PROBE_PAUSE).await;
             }
+            true
         };
-        async move { tokio::time::timeout(patience, probe).await == Ok(true) }
+        async move { tokio::time::timeout(patience, probing).await == Ok(true) }
     }
 
     /// Waits until everything in flight is answered, at most `patience`. The senders of jobs must be gone.
     pub(super) async fn finish(self, patience: Duration) {
-        drop(self.control);
-        let thread = self.thread;
+        let Self { handle, thread } = self;
+        drop(handle);
         let joined = tokio::task::spawn_blocking(move || thread.join());
         match tokio::time::timeout(patience, joined).await {
             Ok(Ok(Ok(()))) => {}
             Ok(_) => tracing::error!("the miss thread panicked"),
             Err(_) => tracing::warn!(?patience, "some lookups were not answered in the drain time"),
-        }
-    }
-}
-
-async fn control_loop(resolver: Rc<Resolver>, mut controls: mpsc::UnboundedReceiver<Control>) {
-    while let Some(control) = controls.recv().await {
-        match control {
-            Control::Reload(config, done) => {
-                let _ = done.send(resolver.reload(&config));
-            }
-            Control::Probe(done) => {
-                let resolver = Rc::clone(&resolver);
-                tokio::task::spawn_local(async move { done.send(resolver.probe().await) });
-            }
         }
     }
 }

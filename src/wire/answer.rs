@@ -26,11 +26,15 @@ pub struct Answer {
     /// The sections' bytes, as they stand behind the question.
     pub body: Vec<u8>,
     /// Where in `body` each record's TTL stands. Each is at most `i32::MAX` (RFC 2181 §8).
-    pub ttl_at: Vec<u16>,
+    pub ttl_at: Vec<Offset>,
     /// Seconds the answer lives: the smallest TTL of its records, for a negative answer no more than the SOA's
     /// MINIMUM (RFC 2308 §5). 0 means it must not be cached.
     pub ttl: u32,
 }
+
+/// A position in a body: a 16-bit number in native byte order, as bytes, so that a table of them can be kept behind the
+/// body in one allocation.
+pub type Offset = [u8; 2];
 
 /// Kinds of answers, as far as caching goes (RFC 2308 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,7 +120,8 @@ impl Answer {
     pub fn clamp_ttls(&mut self, min: u32, max: u32) {
         let clamp = |ttl: u32| if ttl == 0 { 0 } else { ttl.max(min).min(max) };
         for &at in &self.ttl_at {
-            let field = &mut self.body[usize::from(at)..usize::from(at) + 4];
+            let at = usize::from(u16::from_ne_bytes(at));
+            let field = &mut self.body[at..at + 4];
             let ttl = u32::from_be_bytes([field[0], field[1], field[2], field[3]]);
             field.copy_from_slice(&clamp(ttl).to_be_bytes());
         }
@@ -127,14 +132,14 @@ impl Answer {
 /// Positions of the TTL fields of the records in `body`; empty past the first that does not read.
 ///
 /// `body` starts where the question ends; pointers in it are passed over, so it need not stand in its message.
-pub fn ttl_offsets(body: &[u8], counts: [u16; 3]) -> Vec<u16> {
+pub fn ttl_offsets(body: &[u8], counts: [u16; 3]) -> Vec<Offset> {
     let records = counts.iter().map(|&n| usize::from(n)).sum::<usize>();
     let mut offsets = Vec::with_capacity(records);
     let mut at = 0;
     for _ in 0..records {
         let Ok(fixed) = skip_name(body, at) else { break };
         let Some(rdata_len) = read_u16(body, fixed + 8) else { break };
-        offsets.push((fixed + 4) as u16);
+        offsets.push(((fixed + 4) as u16).to_ne_bytes());
         at = fixed + 10 + usize::from(rdata_len);
     }
     offsets

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::answer::Offset;
 use super::query::{Edns, Query};
 use super::{HEADER_LEN, MAX_MESSAGE, MIN_UDP_PAYLOAD, flags};
 
@@ -26,7 +27,7 @@ pub struct Parts<'a> {
     /// The sections' bytes.
     pub body: &'a [u8],
     /// Where in `body` the TTLs stand.
-    pub ttl_at: &'a [u16],
+    pub ttl_at: &'a [Offset],
 }
 
 /// The TTLs a reply goes out with.
@@ -208,9 +209,10 @@ pub fn push_truncated(out: &mut Vec<u8>, asked: &Asked<'_>, rcode: u16) {
 
 /// Writes the TTLs at `ttl_at` in `body`.
 #[inline]
-pub fn set_ttls(body: &mut [u8], ttl_at: &[u16], ttls: Ttls) {
+pub fn set_ttls(body: &mut [u8], ttl_at: &[Offset], ttls: Ttls) {
     for &at in ttl_at {
-        let Some(field) = body.get_mut(usize::from(at)..).and_then(<[u8]>::first_chunk_mut::<4>) else {
+        let at = usize::from(u16::from_ne_bytes(at));
+        let Some(field) = body.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<4>) else {
             continue;
         };
         *field = match ttls {
