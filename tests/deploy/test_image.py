@@ -32,3 +32,15 @@ def test_context_leaves_build_output_and_history_out():
     let_in = {line[1:] for line in ignored if line.startswith("!")}
     for needed in ("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "benches", "config"):
         assert needed in let_in, needed
+
+
+def test_context_holds_what_the_source_includes():
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    included = [
+        (source.parent / path).resolve().relative_to(ROOT)
+        for source in (ROOT / "src").rglob("*.rs")
+        for path in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', source.read_text())
+    ]
+    for path in included:
+        assert path.parts[0] in let_in, path
+    assert (ROOT / "build.rs").exists() <= ("build.rs" in let_in)
