@@ -33,18 +33,15 @@ pub fn import_corefile(
             .take(MAX_STDIN)
             .read_to_string(&mut text)
             .map_err(|source| CorefileError::Read { file: "standard input".into(), source })?;
-        corefile::import(&text, Path::new("standard input"), &inputs)?
+        corefile::import(&text, &arguments.file, &inputs)?
     } else {
         corefile::import_file(&arguments.file, &inputs)?
     };
     let mut report = String::new();
     for kind in [Kind::NoEquivalent, Kind::NotFilled] {
-        let of_kind: Vec<_> = import.findings.iter().filter(|finding| finding.kind == kind).collect();
-        if !of_kind.is_empty() {
-            report = format!("{report}{}:\n", kind.heading());
-        }
-        for finding in of_kind {
-            report = format!("{report}  {finding}\n");
+        let lines = corefile::listed(&import.findings, kind, &arguments.file);
+        if !lines.is_empty() {
+            report = format!("{report}{}:\n  {}\n", kind.heading(), lines.join("\n  "));
         }
     }
     let code = if arguments.strict && !import.is_complete() { EXIT_NO_EQUIVALENT } else { EXIT_OK };

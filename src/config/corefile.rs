@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-pub use findings::{Finding, Kind};
+pub use findings::{Finding, Kind, listed};
 pub use kube_dns::KubeDns;
 pub use lexer::Position;
 

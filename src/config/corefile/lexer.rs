@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 /// Where something stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The file, as it was named.
     pub file: Arc<str>,
@@ -29,9 +29,13 @@ pub(super) fn words(text: &str, file: &Arc<str>) -> Vec<Word> {
     let mut quoted = false;
     while let Some(character) = characters.next() {
         match character {
-            '\\' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                lexer.push('"');
+            '\\' if quoted => {
+                let escaped = characters.next();
+                if escaped != Some('"') {
+                    lexer.push('\\');
+                }
+                lexer.line += usize::from(escaped == Some('\n'));
+                escaped.into_iter().for_each(|character| lexer.push(character));
             }
             '"' if quoted => {
                 quoted = false;

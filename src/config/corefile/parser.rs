@@ -66,6 +66,10 @@ pub(super) fn parse(
         last: Position { file: origin, line: 1 },
         parsed: Parsed::default(),
     };
+    if parser.words.len() > MAX_WORDS {
+        let message = format!("found more than {MAX_WORDS} words, expected a Corefile");
+        return Err(parser.error(&parser.last.clone(), message));
+    }
     while parser.peek().is_some() {
         parser.server_block()?;
     }
@@ -75,8 +79,8 @@ pub(super) fn parse(
 /// Most imports in one Corefile: one that imports itself ends here.
 const MAX_IMPORTS: usize = 1_000;
 
-/// Most words after all imports.
-const MAX_WORDS: usize = 1 << 20;
+/// Most words still to be read at an import or at the start.
+const MAX_WORDS: usize = 100_000;
 
 /// Deepest nesting of braces; CoreDNS's plugins use two levels.
 const MAX_DEPTH: usize = 16;
@@ -418,8 +422,9 @@ mod tests {
                 "{text}: {error}"
             );
         }
-        let deep = format!(". {{\n{}", "a {\n".repeat(100_000));
+        let deep = format!(". {{\n{}", "a {\n".repeat(40_000));
         assert!(blocks(&deep).unwrap_err().to_string().contains("nested deeper"));
+        assert!(blocks(&"a ".repeat(200_000)).unwrap_err().to_string().contains("100000 words"));
     }
 
     #[test]

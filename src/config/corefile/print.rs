@@ -5,26 +5,39 @@ use std::path::Path;
 
 use serde_norway::{Mapping, Value};
 
-use super::super::schema::{Config, Forward};
+use super::super::schema::{Config, Forward, QueryLog};
 use super::Import;
-use super::findings::Kind;
+use super::findings::{Kind, listed};
+use super::translate::STAND_IN_UPSTREAM;
 
 /// Prints an import; what comes out loads as `import.config`.
 pub(super) fn yaml(import: &Import, file: &Path) -> String {
-    let mut text =
-        format!("# Made from {} by nodens import-corefile.\n", one_line(&file.display().to_string()));
-    text.push_str("# Keys that are not here have their defaults: docs/configure.md. Check it: nodens check --config FILE\n");
-    for kind in [Kind::NoEquivalent, Kind::NotFilled, Kind::Different, Kind::BuiltIn] {
-        let mut of_kind = import.findings.iter().filter(|finding| finding.kind == kind).peekable();
-        if of_kind.peek().is_some() {
-            text.push_str(&format!("#\n# {}:\n", kind.heading()));
+    let mut text = format!(
+        "# Made from {} by nodens import-corefile.\n",
+        match file.to_str() {
+            Some("-") => "standard input".to_owned(),
+            _ => one_line(&file.display().to_string()),
         }
-        for finding in of_kind {
-            text.push_str(&format!("#   {}\n", one_line(&finding.to_string())));
+    );
+    text.push_str("# Keys that are not here have their defaults: docs/configure.md. Check it: nodens check --config FILE\n");
+    text.push_str("# Stale answers and prefetching are on in nodens without being asked for; `serve_stale: false` and\n");
+    text.push_str("# `prefetch: false` under cache turn them off.\n");
+    for kind in [Kind::NoEquivalent, Kind::NotFilled, Kind::Different, Kind::BuiltIn] {
+        let lines = listed(&import.findings, kind, file);
+        if !lines.is_empty() {
+            let _ = writeln!(text, "#\n# {}:", kind.heading());
+        }
+        for line in lines {
+            let _ = writeln!(text, "#   {line}");
         }
     }
     let mut config = value(&import.config);
     let zones = take(&mut config, "zones");
+    if let Some(queries) = config.get_mut("log").and_then(|log| log.get_mut("queries"))
+        && *queries == value(&QueryLog::default())
+    {
+        *queries = Value::Bool(true);
+    }
     let Value::Mapping(sections) = without(config, &value(&Config::default())) else { return text };
     for (key, section) in sections {
         section_comment(&mut text, key.as_str().unwrap_or_default());
@@ -34,7 +47,10 @@ pub(super) fn yaml(import: &Import, file: &Path) -> String {
     text.push_str("zones:\n");
     let Value::Sequence(zones) = zones else { return text };
     for (zone, at) in zones.into_iter().zip(&import.zone_origins) {
-        let _ = writeln!(text, "  # {}:{}", one_line(&at.file), at.line);
+        let place =
+            if *at.file == *file.to_string_lossy() { "line ".to_owned() } else { format!("{}:", at.file) };
+        let fill_in = if is_unfilled(&zone) { "; upstreams to be filled in" } else { "" };
+        let _ = writeln!(text, "  # {}{}{fill_in}", one_line(&place), at.line);
         let item = plain(&Value::Sequence(vec![short_zone(zone)]));
         for line in item.lines() {
             let _ = writeln!(text, "  {line}");
@@ -57,6 +73,12 @@ fn section_comment(text: &mut String, key: &str) {
     if !comment.is_empty() {
         let _ = writeln!(text, "# {comment}");
     }
+}
+
+fn is_unfilled(zone: &Value) -> bool {
+    let to = zone.get("forward").and_then(|forward| forward.get("to")).and_then(Value::as_sequence);
+    let stand_in = format!("{STAND_IN_UPSTREAM}:53");
+    to.is_some_and(|to| to.iter().any(|to| to.as_str() == Some(stand_in.as_str())))
 }
 
 /// A zone without what is the default of its keys.

@@ -6,6 +6,7 @@ mod names;
 mod process;
 mod unsupported;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::name;
@@ -63,7 +64,7 @@ struct Draft {
 struct Translator<'a> {
     inputs: &'a Inputs,
     config: Config,
-    findings: Vec<Finding>,
+    findings: HashSet<Finding>,
     zone_origins: Vec<Position>,
     /// The zones of all blocks in wire form and the line of their block.
     owners: Vec<(Box<[u8]>, Position)>,
@@ -80,7 +81,7 @@ impl<'a> Translator<'a> {
         Self {
             inputs,
             config: Config::default(),
-            findings: Vec::new(),
+            findings: HashSet::new(),
             zone_origins: Vec::new(),
             owners: Vec::new(),
             listen: Vec::new(),
@@ -107,9 +108,7 @@ impl<'a> Translator<'a> {
             instead: instead.into(),
         };
         // The same line of a snippet is met once for each block that imports it.
-        if !self.findings.contains(&finding) {
-            self.findings.push(finding);
-        }
+        self.findings.insert(finding);
     }
 
     fn read_keys(&mut self, sources: Vec<ServerBlock>) -> Vec<Block> {
@@ -123,6 +122,10 @@ impl<'a> Translator<'a> {
                     self.note(Kind::NotFilled, &source.at, DNS_DOMAIN, "the cluster's domain", instead);
                 }
                 match values::server_key(&filled) {
+                    Ok(_) if self.owners.len() > MAX_ZONES => {
+                        let instead = format!("nodens takes the first {MAX_ZONES} zones of a Corefile");
+                        self.note(Kind::NoEquivalent, &source.at, key, "another zone", instead);
+                    }
                     Ok((zones, port)) => {
                         let port = port.unwrap_or(self.inputs.port);
                         match by_port.iter_mut().find(|(known, _)| *known == port) {
@@ -136,7 +139,8 @@ impl<'a> Translator<'a> {
                     }
                 }
             }
-            for (port, zones) in by_port {
+            for (port, mut zones) in by_port {
+                zones.truncate(MAX_ZONES);
                 let wires = zones.iter().filter_map(|zone| name::to_wire(zone).ok());
                 self.owners.extend(wires.map(|wire| (wire, source.at.clone())));
                 blocks.push(Block { zones, port, source: source.clone() });
@@ -355,10 +359,15 @@ impl<'a> Translator<'a> {
         self.finish_process();
         self.finish_cache();
         self.finish_own_upstreams();
-        self.findings.sort_by(|a, b| (a.kind, &a.at).cmp(&(b.kind, &b.at)));
-        Import { config: self.config, findings: self.findings, zone_origins: self.zone_origins }
+        let mut findings: Vec<_> = self.findings.into_iter().collect();
+        let key = |f: &Finding| (f.kind, f.at.clone(), f.directive.clone(), f.did.clone());
+        findings.sort_by_cached_key(key);
+        Import { config: self.config, findings, zone_origins: self.zone_origins }
     }
 }
+
+/// Most zones taken from a Corefile; a cluster has a few dozen.
+const MAX_ZONES: usize = 1_000;
 
 const DNS_DOMAIN: &str = "__PILLAR__DNS__DOMAIN__";
 const LOCAL_DNS: &str = "__PILLAR__LOCAL__DNS__";
@@ -370,7 +379,7 @@ const UPSTREAM_SERVERS: &str = "__PILLAR__UPSTREAM__SERVERS__";
 const STAND_IN_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 
 /// Stands where an upstream must be filled in: of a network for documentation (RFC 5737), so that it reaches nobody.
-const STAND_IN_UPSTREAM: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
+pub(super) const STAND_IN_UPSTREAM: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
 
 /// Whether `name` is `zone` or below it; both are names that [`values::zone_name`] made.
 fn within(name: &str, zone: &str) -> bool {
