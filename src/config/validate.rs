@@ -6,6 +6,8 @@ mod zones;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+pub(super) use zones::is_type;
+
 use super::error::Problem;
 use super::schema::{Cache, Config, FailureTtl, Listen, Prefetch, ServeStale, Workers};
 use super::units::{ByteSize, HumanDuration, Switch};

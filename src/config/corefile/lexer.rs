@@ -35,7 +35,9 @@ pub(super) fn words(text: &str, file: &Arc<str>) -> Vec<Word> {
                     lexer.push('\\');
                 }
                 lexer.line += usize::from(escaped == Some('\n'));
-                escaped.into_iter().for_each(|character| lexer.push(character));
+                if let Some(character) = escaped {
+                    lexer.push(character);
+                }
             }
             '"' if quoted => {
                 quoted = false;

@@ -29,17 +29,10 @@ pub(super) struct Directive {
 impl Directive {
     /// The line as it would be written, its block left out.
     pub(super) fn text(&self) -> String {
-        let mut text = self.name.clone();
-        for argument in &self.arguments {
-            text.push(' ');
+        self.arguments.iter().fold(self.name.clone(), |text, argument| {
             let blank = argument.is_empty() || argument.contains(char::is_whitespace);
-            if blank {
-                text.push_str(&format!("{argument:?}"));
-            } else {
-                text.push_str(argument);
-            }
-        }
-        text
+            if blank { format!("{text} {argument:?}") } else { format!("{text} {argument}") }
+        })
     }
 }
 
@@ -68,7 +61,7 @@ pub(super) fn parse(
     };
     if parser.words.len() > MAX_WORDS {
         let message = format!("found more than {MAX_WORDS} words, expected a Corefile");
-        return Err(parser.error(&parser.last.clone(), message));
+        return Err(error(&parser.last.clone(), message));
     }
     while parser.peek().is_some() {
         parser.server_block()?;
@@ -110,10 +103,6 @@ impl Parser<'_> {
         Some(word)
     }
 
-    fn error(&self, at: &Position, message: impl Into<String>) -> CorefileError {
-        CorefileError::Syntax { file: at.file.to_string(), line: at.line, message: message.into() }
-    }
-
     fn server_block(&mut self) -> Result<(), CorefileError> {
         let Some(head) = self.next() else { return Ok(()) };
         if head.text == "import" {
@@ -127,7 +116,7 @@ impl Parser<'_> {
                 break true;
             }
             if word.text == "}" {
-                return Err(self.error(&word.at, "found `}`, expected a zone and `{`"));
+                return Err(error(&word.at, "found `}`, expected a zone and `{`"));
             }
             let continues = word.text.ends_with(',');
             let text = self.expand(&word.text);
@@ -140,13 +129,13 @@ impl Parser<'_> {
             }
         };
         if keys.is_empty() {
-            return Err(self.error(&at, "found `{`, expected a zone before it"));
+            return Err(error(&at, "found `{`, expected a zone before it"));
         }
         if let [name] = keys.as_slice()
             && let Some(name) = name.strip_prefix('(').and_then(|name| name.strip_suffix(')'))
         {
             if !braces {
-                return Err(self.error(&at, "found a snippet without a block, expected `{`"));
+                return Err(error(&at, "found a snippet without a block, expected `{`"));
             }
             let name = name.to_owned();
             let body = self.snippet_body(&at)?;
@@ -170,7 +159,7 @@ impl Parser<'_> {
             }
             body.push(word);
         }
-        Err(self.error(at, "found the end of the file, expected the `}` of this snippet"))
+        Err(error(at, "found the end of the file, expected the `}` of this snippet"))
     }
 
     /// The lines up to `}`, or to the end of the file where there are no braces.
@@ -181,15 +170,16 @@ impl Parser<'_> {
         opened: &Position,
     ) -> Result<Vec<Directive>, CorefileError> {
         if depth > MAX_DEPTH {
-            return Err(
-                self.error(opened, format!("found braces nested deeper than {MAX_DEPTH}, expected fewer"))
-            );
+            return Err(error(
+                opened,
+                format!("found braces nested deeper than {MAX_DEPTH}, expected fewer"),
+            ));
         }
         let mut directives = Vec::new();
         loop {
             let Some(word) = self.next() else {
                 return if braces {
-                    Err(self.error(opened, "found the end of the file, expected the `}` of this block"))
+                    Err(error(opened, "found the end of the file, expected the `}` of this block"))
                 } else {
                     Ok(directives)
                 };
@@ -198,7 +188,7 @@ impl Parser<'_> {
                 "}" if braces => return Ok(directives),
                 "}" | "{" => {
                     let message = format!("found `{}`, expected the name of a plugin or option", word.text);
-                    return Err(self.error(&word.at, message));
+                    return Err(error(&word.at, message));
                 }
                 "import" => self.import(&word.at)?,
                 _ => directives.push(self.directive(word, depth)?),
@@ -235,12 +225,13 @@ impl Parser<'_> {
     fn import(&mut self, at: &Position) -> Result<(), CorefileError> {
         self.imports += 1;
         if self.imports > MAX_IMPORTS || self.words.len() > MAX_WORDS {
-            return Err(
-                self.error(at, "found an import without end, expected no file or snippet to import itself")
-            );
+            return Err(error(
+                at,
+                "found an import without end, expected no file or snippet to import itself",
+            ));
         }
         let Some(name) = self.words.pop_if(|word| !word.first) else {
-            return Err(self.error(at, "found nothing behind import, expected a snippet or a file"));
+            return Err(error(at, "found nothing behind import, expected a snippet or a file"));
         };
         let name = self.expand(&name.text);
         let mut body = Vec::new();
@@ -277,6 +268,10 @@ impl Parser<'_> {
         }
         expanded + rest
     }
+}
+
+fn error(at: &Position, message: impl Into<String>) -> CorefileError {
+    CorefileError::Syntax { file: at.file.to_string(), line: at.line, message: message.into() }
 }
 
 /// Reads a regular file of at most [`MAX_BYTES`].

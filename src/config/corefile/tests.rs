@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::schema::{Policy, Transport, Workers};
+use super::super::schema::{FixedRcode, Policy, Transport, Workers};
 use super::super::units::{HumanDuration, Switch};
 use super::*;
 
@@ -153,6 +153,7 @@ fn templates() {
         "template IN A {\nanswer \"{{ .Name }} 60 IN CNAME a.example.\"\n}",
         "template IN A {\nmatch \"^ip-([0-9]+)\\.example\\.$\"\nrcode NXDOMAIN\n}",
         "template CH TXT",
+        "template IN forward",
         "template IN A {\nrcode NOTIMP\n}",
     ] {
         let (answers, lost) = answers(lines);
@@ -257,8 +258,7 @@ fn what_answered_and_is_lost_does_not_go_elsewhere() {
     let import =
         import_text(". {\nforward . 192.0.2.1\ncache\n}\na.example {\nwhoami\n}\nb.example {\nerrors\n}\n");
     let rcode = |index: usize| import.config.zones[index].answers[0].rcode;
-    use super::super::schema::FixedRcode::{Refused, Servfail};
-    assert_eq!((rcode(1), rcode(2)), (Servfail, Refused));
+    assert_eq!((rcode(1), rcode(2)), (FixedRcode::Servfail, FixedRcode::Refused));
 }
 
 #[test]
@@ -389,20 +389,17 @@ fn key() -> impl Strategy<Value = &'static str> {
 
 /// A directive with words that it could have, or with a block of such lines.
 fn line() -> impl Strategy<Value = String> {
-    let plain = || {
-        prop::collection::vec(word().prop_filter("no braces", |word| !word.contains(['{', '}', '"'])), 1..6)
-    };
+    let words: Vec<_> = WORDS.iter().copied().filter(|word| !word.contains(['{', '}', '"', '\n'])).collect();
+    let plain = || prop::collection::vec(prop::sample::select(words.clone()), 1..6);
     (plain(), prop::collection::vec(plain(), 0..4)).prop_map(|(line, block)| {
-        let one = |words: &[&str]| words.join(" ").replace('\n', " ");
-        let lines: Vec<_> = block
-            .iter()
-            .map(|words| one(words))
-            .filter(|line| !line.trim_start().starts_with("import"))
-            .collect();
-        match one(&line).trim_start() {
-            line if line.is_empty() || line.starts_with("import") => "errors".to_owned(),
-            line if lines.is_empty() => line.to_owned(),
-            line => format!("{line} {{\n{}\n}}", lines.join("\n")),
+        // What import takes in may hold braces of its own.
+        let text = |words: &Vec<&str>| match words[0] {
+            "import" => "errors".to_owned(),
+            _ => words.join(" "),
+        };
+        match block.iter().map(text).collect::<Vec<_>>() {
+            lines if lines.is_empty() => text(&line),
+            lines => format!("{} {{\n{}\n}}", text(&line), lines.join("\n")),
         }
     })
 }
@@ -410,8 +407,8 @@ fn line() -> impl Strategy<Value = String> {
 fn valid(import: &Import) -> Result<(), TestCaseError> {
     prop_assert_eq!(import.zone_origins.len(), import.config.zones.len());
     let yaml = import.to_yaml(Path::new("/nonexistent/Corefile"));
-    // The machine's own resolv.conf must not decide this.
-    let yaml = yaml.replace("- /etc/resolv.conf", "- 198.51.100.1");
+    // Files of the machine must not decide this.
+    let yaml = yaml.replace("- /etc/resolv.conf", "- 198.51.100.1").replace("- /dev/null", "- 198.51.100.2");
     match super::super::from_str(&yaml, "printed") {
         Ok(_) => Ok(()),
         Err(error) => Err(TestCaseError::fail(format!("{error}\n{yaml}"))),

@@ -204,7 +204,7 @@ fn check_answer(path: &str, answer: &FixedAnswer, zone: Option<&[u8]>, findings:
 }
 
 /// Whether `text` names a type a query can ask for, in upper or lower case, or as `TYPE65`.
-fn is_type(text: &str) -> bool {
+pub(in crate::config) fn is_type(text: &str) -> bool {
     let upper = text.to_ascii_uppercase();
     match upper.strip_prefix("TYPE") {
         Some(number) => number.parse::<u16>().is_ok(),

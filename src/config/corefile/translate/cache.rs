@@ -99,18 +99,17 @@ impl Translator<'_> {
     /// `success|denial CAPACITY [TTL [MINTTL]]`.
     fn bounds(&mut self, option: &Directive, kind: usize) -> [Option<HumanDuration>; 2] {
         let argument = |index: usize| option.arguments.get(index);
-        match argument(0).map(|capacity| capacity.parse::<u64>()) {
-            Some(Ok(capacity)) => self.capacity[kind] = self.capacity[kind].saturating_add(capacity),
-            _ => {
-                let instead = "the capacity is left at nodens' default";
-                self.note(
-                    Kind::Different,
-                    &option.at,
-                    &option.text(),
-                    "has no capacity that is a number",
-                    instead,
-                );
-            }
+        if let Some(Ok(capacity)) = argument(0).map(|capacity| capacity.parse::<u64>()) {
+            self.capacity[kind] = self.capacity[kind].saturating_add(capacity);
+        } else {
+            let instead = "the capacity is left at nodens' default";
+            self.note(
+                Kind::Different,
+                &option.at,
+                &option.text(),
+                "has no capacity that is a number",
+                instead,
+            );
         }
         [argument(1), argument(2)].map(|ttl| ttl.and_then(|ttl| values::ttl(ttl, WEEK)))
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::super::super::schema::{Dns64, FixedAnswer, FixedRcode, Rewrite};
 use super::super::super::units::HumanDuration;
+use super::super::super::validate::is_type;
 use super::super::findings::Kind;
 use super::super::parser::{Directive, read};
 use super::super::pattern::{self, Pattern};
@@ -56,13 +57,13 @@ impl Translator<'_> {
         let named: Vec<_> = zones.iter().filter_map(|zone| values::zone_names(zone)).flatten().collect();
         let closed = if named.is_empty() { block.zones.clone() } else { named };
         for zone in closed {
-            if !block.zones.contains(&zone) {
+            if block.zones.contains(&zone) {
+                draft.closed.push(zone);
+            } else {
                 // A zone within one of the block's: its other names are NXDOMAIN, those of the block are not.
                 let answer = rcode_answer(FixedRcode::Nxdomain);
                 draft.answers.push(FixedAnswer { name: Some(zone.clone()), ..answer.clone() });
                 draft.answers.push(FixedAnswer { name: Some(format!("*.{zone}")), ..answer });
-            } else {
-                draft.closed.push(zone);
             }
         }
         let did = "has no fallthrough: other names of its zones do not exist";
@@ -141,6 +142,12 @@ impl Translator<'_> {
         }
         let kind = kind.to_ascii_uppercase();
         let mut answer = rcode_answer(FixedRcode::Noerror);
+        if kind != "ANY" && !is_type(&kind) {
+            return Err((
+                None,
+                "it is left out: nodens does not know its type; write it as TYPE65 (RFC 3597)",
+            ));
+        }
         if kind != "ANY" {
             answer.types.push(kind);
         }
@@ -255,7 +262,6 @@ impl Translator<'_> {
             words = std::iter::once("name").chain(rule.arguments.iter().map(String::as_str)).collect();
         }
         let rule = match words.as_slice() {
-            ["name", "exact", from, to, ..] => exact(from, to),
             ["name", "suffix", from, to, ..] => suffix(from, to),
             ["name", "regex", from, to, ..] => {
                 match (pattern::captured_suffix(from), to.strip_prefix("{1}.")) {
@@ -264,7 +270,7 @@ impl Translator<'_> {
                 }
             }
             ["name", "prefix" | "substring", ..] => None,
-            ["name", from, to, ..] => exact(from, to),
+            ["name", "exact", from, to, ..] | ["name", from, to, ..] => exact(from, to),
             _ => None,
         };
         let (at, text) = (&directive.at, directive.text());
@@ -307,12 +313,11 @@ impl Translator<'_> {
             }
         }
         for (line, prefix) in prefixes {
-            match prefix_96(prefix) {
-                Some(prefix) => dns64.prefix = prefix,
-                None => {
-                    let instead = "nodens takes a /96; 64:ff9b:: is in its place";
-                    self.note(Kind::NoEquivalent, &line.at, &line.text(), "makes AAAA answers", instead);
-                }
+            if let Some(prefix) = prefix_96(prefix) {
+                dns64.prefix = prefix;
+            } else {
+                let instead = "nodens takes a /96; 64:ff9b:: is in its place";
+                self.note(Kind::NoEquivalent, &line.at, &line.text(), "makes AAAA answers", instead);
             }
         }
         if !for_all {

@@ -137,7 +137,7 @@ impl Translator<'_> {
                         }
                     }
                     Err(_) => {
-                        self.note(Kind::Different, at, &text, "bounds UDP payloads", "the default is taken")
+                        self.note(Kind::Different, at, &text, "bounds UDP payloads", "the default is taken");
                     }
                 }
             }
@@ -174,17 +174,16 @@ impl Translator<'_> {
                 let instead = "cache.rotate turns an answer's addresses round";
                 self.note(Kind::NoEquivalent, at, &text, "orders an answer's addresses by weight", instead);
             }
-            name => match unsupported::plugin(name) {
-                Some(plugin) => {
+            name => {
+                if let Some(plugin) = unsupported::plugin(name) {
                     draft.lost_answers |= plugin.answers;
                     self.note(plugin.kind, at, &text, plugin.did, plugin.instead);
-                }
-                None => {
+                } else {
                     draft.lost_answers = true;
                     let instead = "nodens has no plugins; see docs/corefile.md for what it does";
                     self.note(Kind::NoEquivalent, at, &text, "is no plugin of node-cache", instead);
                 }
-            },
+            }
         }
     }
 
@@ -195,14 +194,12 @@ impl Translator<'_> {
     }
 
     fn address(&mut self, at: &Position, word: &str, text: &str) -> Option<SocketAddr> {
-        let filled = match word.contains(LOCAL_DNS) {
-            true => match self.local_dns(at) {
-                IpAddr::V4(ip) => word.replace(LOCAL_DNS, &ip.to_string()),
-                IpAddr::V6(ip) => {
-                    word.replace(LOCAL_DNS, &format!("[{ip}]")).replace("[[", "[").replace("]]", "]")
-                }
-            },
-            false => word.to_owned(),
+        let filled = if word.contains(LOCAL_DNS) {
+            let ip = self.local_dns(at);
+            let text = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+            word.replace(LOCAL_DNS, &text).replace("[[", "[").replace("]]", "]")
+        } else {
+            word.to_owned()
         };
         let address = values::listen_address(&filled).filter(|address| !address.ip().is_multicast());
         if address.is_none() {
