@@ -17,7 +17,7 @@ pub(super) fn decode(merged: &Value) -> Result<Config, ConfigError> {
     let mut removed = Removed::default();
     let mut findings = Vec::new();
     let config = loop {
-        let (path, message) = match serde_path_to_error::deserialize::<_, Config>(json.clone()) {
+        let (path, message) = match serde_path_to_error::deserialize::<_, Config>(&json) {
             Ok(config) => break Some(config),
             Err(error) => (error.path().iter().cloned().collect::<Vec<_>>(), error.into_inner().to_string()),
         };
@@ -66,7 +66,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
 }
 
 /// Most problems looked for in one pass: a file with more is no nodens configuration.
-const MAX_PROBLEMS: usize = 100;
+const MAX_PROBLEMS: usize = 50;
 
 /// Stands for a name that is missing, until the rest is read.
 const PLACEHOLDER: &str = "missing.invalid";

@@ -69,6 +69,14 @@ impl Yaml {
         if text.len() as u64 > MAX_BYTES {
             return Err(ConfigError::TooLarge { origin: origin.to_owned(), limit: MAX_BYTES });
         }
+        if let Some(line) = too_deep(text) {
+            return Err(ConfigError::Syntax {
+                origin: origin.to_owned(),
+                message: format!(
+                    "found brackets nested deeper than {MAX_DEPTH} at line {line}, expected fewer"
+                ),
+            });
+        }
         let syntax = |error: serde_norway::Error| ConfigError::Syntax {
             origin: origin.to_owned(),
             message: error.to_string(),
@@ -167,6 +175,9 @@ impl Source for Setting {
 /// Largest configuration file, in bytes: what a ConfigMap can hold.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Deepest nesting of brackets; the schema has six levels. The parser's time grows with the square of it.
+const MAX_DEPTH: usize = 64;
+
 const PREFIX: &str = "NODENS__";
 
 /// Largest index of a list element set from the environment.
@@ -180,6 +191,20 @@ const TEXTS: [&str; 4] = [".name", ".suffix", ".file", ".to"];
 
 /// Key paths at which null has a meaning of its own; anywhere else it stands for the default.
 const NULLABLE: [&str; 2] = ["observe.metrics", "observe.health"];
+
+/// The line on which more than [`MAX_DEPTH`] brackets are open, whether or not they are text in quotes.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let at = text.bytes().position(|byte| {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_DEPTH
+    })?;
+    Some(text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1)
+}
 
 fn setting(name: &str, value: OsString) -> Result<Option<Setting>, Problem> {
     let origin = format!("environment {name}");

@@ -313,7 +313,8 @@ fn anchors_work_and_input_is_bounded() {
         format!("{text}a{level}: &a{level} [{inner}]\n")
     });
     assert!(messages(&bomb).contains("repetition limit"));
-    assert!(messages(&"[".repeat(100_000)).contains("recursion limit"));
+    assert!(messages(&"[".repeat(100_000)).contains("brackets nested deeper than 64 at line 1"));
+    assert!(messages(&"- ".repeat(1_000)).contains("recursion limit"));
     assert!(messages(&"#".repeat(2 << 20)).contains("more than 1048576 bytes"));
 
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -377,6 +378,75 @@ fn the_reference_has_every_key_with_its_default() {
     assert_eq!(zones[0].dns64, Some(Dns64::default()));
     let answer: FixedAnswer = serde_norway::from_str("{types: [AAAA], name: '*.v4.cluster.local'}").unwrap();
     assert_eq!(zones[0].answers, [answer]);
+}
+
+#[test]
+fn the_page_explains_every_key_and_shows_real_messages() {
+    const PAGE: &str = include_str!("../../docs/configure.md");
+    let reference: Value = serde_norway::from_str(REFERENCE).unwrap();
+    let mut keys = BTreeSet::new();
+    collect_keys(&reference, "", &mut keys);
+    for key in keys.iter().filter(|key| !key.starts_with("zones[].cache.") && *key != "zones[].forward") {
+        let last = key.rsplit('.').next().unwrap();
+        let written = [format!("`{last}"), format!(".{last}`"), format!("{last}\n"), format!("{last} and ")];
+        assert!(written.iter().any(|text| PAGE.contains(text.as_str())), "docs/configure.md lacks {key}");
+    }
+    let messages = PAGE.split("```\n").nth(1).unwrap();
+    let text = "listen: {prot: 1}\nzones: [{name: a, forward: {to: [192.0.2.1]}}, {name: b, forward: {to: [10.0.0.256]}}]";
+    let error = from_str(text, "/etc/nodens/nodens.yaml").unwrap_err();
+    let variable = with_environment(Some(ZONE), &[("NODENS__LISTEN__PORT", "dns")]).unwrap_err();
+    let printed: Vec<_> =
+        error.problems().iter().chain(variable.problems()).map(ToString::to_string).collect();
+    for line in messages.lines() {
+        assert!(printed.iter().any(|printed| printed == line), "{line}\n{printed:#?}");
+    }
+}
+
+#[test]
+fn every_key_is_reachable_from_the_environment() {
+    let mut leaves = Vec::new();
+    let config = Config { zones: load_text(ZONE).unwrap().config.zones, ..Config::default() };
+    collect_leaves(&serde_norway::to_value(&config).unwrap(), "NODENS_", &mut leaves);
+    assert!(leaves.len() > 40, "{leaves:?}");
+    for (variable, value) in &leaves {
+        let loaded = with_environment(Some(ZONE), &[(variable, value)]);
+        assert_eq!(
+            loaded.unwrap_or_else(|error| panic!("{variable}={value}: {error}")).config,
+            config,
+            "{variable}"
+        );
+        // A value that is right nowhere is noticed, so the variable is read.
+        let wrong = with_environment(Some(ZONE), &[(variable, "{a: [b]}")]);
+        assert!(wrong.is_err(), "{variable}");
+    }
+    let all = with_environment(
+        Some(ZONE),
+        &leaves.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect::<Vec<_>>(),
+    );
+    assert_eq!(all.unwrap().config, config);
+}
+
+fn collect_leaves(value: &Value, variable: &str, leaves: &mut Vec<(String, String)>) {
+    match value {
+        Value::Mapping(mapping) => {
+            for (key, value) in mapping {
+                let key = key.as_str().unwrap().to_ascii_uppercase();
+                collect_leaves(value, &format!("{variable}__{key}").replace("NODENS___", "NODENS__"), leaves);
+            }
+        }
+        Value::Sequence(list) if list.iter().all(Value::is_string) && !list.is_empty() => {
+            let list: Vec<_> = list.iter().filter_map(Value::as_str).collect();
+            leaves.push((variable.to_owned(), list.join(",")));
+        }
+        Value::Sequence(list) => {
+            for (index, value) in list.iter().enumerate() {
+                collect_leaves(value, &format!("{variable}__{index}"), leaves);
+            }
+        }
+        value => {
+            leaves.push((variable.to_owned(), serde_norway::to_string(value).unwrap().trim().to_owned()))
+        }
+    }
 }
 
 fn collect_keys(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
