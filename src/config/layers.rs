@@ -203,7 +203,7 @@ fn too_deep(text: &str) -> Option<usize> {
         }
         depth > MAX_DEPTH
     })?;
-    Some(text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1)
+    Some(text.as_bytes()[..at].split(|byte| *byte == b'\n').count())
 }
 
 fn setting(name: &str, value: OsString) -> Result<Option<Setting>, Problem> {

@@ -444,7 +444,7 @@ fn collect_leaves(value: &Value, variable: &str, leaves: &mut Vec<(String, Strin
             }
         }
         value => {
-            leaves.push((variable.to_owned(), serde_norway::to_string(value).unwrap().trim().to_owned()))
+            leaves.push((variable.to_owned(), serde_norway::to_string(value).unwrap().trim().to_owned()));
         }
     }
 }
