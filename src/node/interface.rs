@@ -56,13 +56,12 @@ pub(crate) async fn ensure(
     prune: bool,
 ) -> Result<(u32, Changes), NodeError> {
     let mut changes = Changes::default();
-    let link = match find(handle, &interface.name).await? {
-        Some(link) => link,
-        None => {
-            changes.created = create(handle, interface).await?;
-            let missing = || failed("find", &interface.name, rtnetlink::Error::RequestFailed);
-            find(handle, &interface.name).await?.ok_or_else(missing)?
-        }
+    let link = if let Some(link) = find(handle, &interface.name).await? {
+        link
+    } else {
+        changes.created = create(handle, interface).await?;
+        let missing = || failed("find", &interface.name, rtnetlink::Error::RequestFailed);
+        find(handle, &interface.name).await?.ok_or_else(missing)?
     };
     if !is_ours(&link) {
         return Err(NodeError::ForeignInterface { name: interface.name.clone() });

@@ -108,14 +108,20 @@ pub fn require(config: &Config) -> Result<(), PrivilegeError> {
 
 /// Drops every capability but the two of this module, from every set; those two stay in force if the process has them.
 ///
-/// Call it first thing, before any thread is started: capabilities are a property of threads. Nothing else that nodens
-/// does needs any other. Works without root: a process that has nothing to drop is left as it is, and one that has the
-/// two from its file (`setcap cap_net_admin,cap_net_bind_service+p`) gets them in force.
+/// Call it first thing: capabilities are a property of threads, so it fails with [`PrivilegeError::ThreadsRunning`] once
+/// there are others. Nothing else that nodens does needs any other. Works without root: a process that has nothing to
+/// drop is left as it is, and one that has the two from its file (`setcap cap_net_admin,cap_net_bind_service+p`) gets them
+/// in force.
 pub fn reduce() -> Result<(), PrivilegeError> {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         return Err(PrivilegeError::ThreadsRunning { threads });
     }
+    reduce_thread()
+}
+
+/// As [`reduce`], for the calling thread and those it will start.
+pub fn reduce_thread() -> Result<(), PrivilegeError> {
     let held = read(CapSet::Permitted)?;
     let keep: HashSet<Capability> = KEEP.into_iter().filter(|capability| held.contains(capability)).collect();
 
