@@ -8,11 +8,9 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NlaBuffer, NlasIterator};
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator};
 use netlink_packet_netfilter::NetfilterProtoFamily;
-use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, ProtoTuple, Protocol, Tuple,
-};
+use netlink_packet_netfilter::conntrack::{ConntrackMessage, ProtoTuple, Protocol, Tuple};
 
 use super::nfnetlink::{Channel, Request};
 
@@ -143,25 +141,29 @@ fn count_dns_rows() -> Option<DnsRows> {
     let mut rows = DnsRows { count: 0, complete: true };
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         let mut channel = Channel::open().ok()?;
-        let request = Request::new(family, 0, ConntrackMessage::Get(dns_filter()));
         let count = |_, attributes: &[u8]| rows.count += u64::from(is_dns(attributes).unwrap_or(false));
-        rows.complete &= channel.dump(request, Some(deadline), count).ok()?;
+        rows.complete &= channel.dump(dns_request(family), Some(deadline), count).ok()?;
     }
     Some(rows)
 }
 
-fn dns_filter() -> Vec<ConntrackAttribute> {
+/// Asks for the rows of UDP flows to port 53 alone.
+///
+/// Put together from plain attributes: a typed message of the crate drops the nested flag of attributes it does not know,
+/// without which the kernel refuses the filter.
+fn dns_request(family: NetfilterProtoFamily) -> Request {
     let tuple =
-        vec![Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp), ProtoTuple::DestinationPort(DNS_PORT)])];
+        [Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp), ProtoTuple::DestinationPort(DNS_PORT)])];
     let flags = CTA_FILTER_F_CTA_PROTO_NUM | CTA_FILTER_F_CTA_PROTO_DST_PORT;
-    let mut filter = Vec::with_capacity(8);
-    filter.extend(8_u16.to_ne_bytes());
-    filter.extend(CTA_FILTER_ORIG_FLAGS.to_ne_bytes());
-    filter.extend(flags.to_ne_bytes());
-    vec![
-        ConntrackAttribute::CtaTupleOrig(tuple),
-        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER | NLA_F_NESTED, filter)),
-    ]
+    let filter = [DefaultNla::new(CTA_FILTER_ORIG_FLAGS, flags.to_ne_bytes().to_vec())];
+    let attributes = vec![nested(CTA_TUPLE_ORIG, &tuple), nested(CTA_FILTER, &filter)];
+    Request::new(family, 0, ConntrackMessage::Other { message_type: IPCTNL_MSG_CT_GET, attributes })
+}
+
+fn nested<T: Nla>(kind: u16, attributes: &[T]) -> DefaultNla {
+    let mut value = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut value);
+    DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
 /// Whether a row's first packet was UDP to port 53. `None` when the row cannot be read.
@@ -193,6 +195,7 @@ const DNS_PORT: u16 = 53;
 const IPPROTO_UDP: u8 = 17;
 
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h
+const IPCTNL_MSG_CT_GET: u8 = 1;
 const IPCTNL_MSG_CT_GET_STATS_CPU: u8 = 4;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_FILTER: u16 = 25;
@@ -223,10 +226,10 @@ mod tests {
 
     #[test]
     fn only_udp_to_port_53_counts() {
-        use netlink_packet_core::Emitable as _;
         let row = |protocol, port| {
-            let tuple = Tuple::Proto(vec![ProtoTuple::Protocol(protocol), ProtoTuple::DestinationPort(port)]);
-            let attributes = [ConntrackAttribute::CtaTupleOrig(vec![tuple])];
+            let tuple =
+                [Tuple::Proto(vec![ProtoTuple::Protocol(protocol), ProtoTuple::DestinationPort(port)])];
+            let attributes = [nested(CTA_TUPLE_ORIG, &tuple)];
             let mut bytes = vec![0; attributes.as_slice().buffer_len()];
             attributes.as_slice().emit(&mut bytes);
             is_dns(&bytes)

@@ -7,7 +7,7 @@
 //! }
 //! let (pods, node) = (Netns::new("pods"), Netns::new("node"));
 //! veth(&pods, &["10.0.0.2/24"], &node, &["10.0.0.1/24"]);
-//! pods.exec("ping -c 1 10.0.0.1");
+//! pods.exec("dig +short @10.0.0.1 example.org");
 //! let server = node.spawn(Command::new("my-server").arg("--port=53"));
 //! ```
 //!
@@ -123,6 +123,17 @@ pub fn veth(a: &Netns, a_addresses: &[&str], b: &Netns, b_addresses: &[&str]) ->
         }
         namespace.exec(&format!("ip link set {interface} up"));
     }
+    // The first neighbour solicitation over a new pair may be lost, and is sent again only a second later: so that no
+    // test waits for one, each end knows the other from the beginning.
+    for (namespace, interface, peer, peer_interface, addresses) in
+        [(a, &in_a, b, &in_b, b_addresses), (b, &in_b, a, &in_a, a_addresses)]
+    {
+        let hardware_address = peer.exec(&format!("cat /sys/class/net/{peer_interface}/address"));
+        for address in addresses.iter().filter_map(|address| address.split('/').next()) {
+            let neighbour = format!("{address} lladdr {} dev {interface}", hardware_address.trim());
+            namespace.exec(&format!("ip neighbour replace {neighbour} nud permanent"));
+        }
+    }
     (in_a, in_b)
 }
 
@@ -165,12 +176,17 @@ impl Process {
     /// The rest of the next line it prints that begins with `prefix`; others are passed over. Panics after 20 s or when
     /// its output ends.
     pub fn read_line(&self, prefix: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let line = self.read_line_within(prefix, Duration::from_secs(20));
+        line.unwrap_or_else(|| panic!("it ended, or printed nothing that begins with {prefix:?} for 20 s"))
+    }
+
+    /// The same, or `None` when there is none in this time or its output ends.
+    pub fn read_line_within(&self, prefix: &str, limit: Duration) -> Option<String> {
+        let deadline = Instant::now() + limit;
         loop {
-            let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-            let line = line.unwrap_or_else(|error| panic!("no line that begins with {prefix:?}: {error}"));
+            let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()?;
             if let Some(rest) = line.strip_prefix(prefix) {
-                return rest.trim().to_owned();
+                return Some(rest.trim().to_owned());
             }
         }
     }

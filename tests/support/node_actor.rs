@@ -116,7 +116,8 @@ pub(crate) fn play() {
                     words.next().and_then(|word| word.parse().ok()).expect("clients are given an address");
                 let count =
                     words.next().and_then(|word| word.parse().ok()).expect("clients are given a number");
-                Some(format!("{}", ask_from_fresh_ports(target, count)))
+                let (udp, tcp) = ask_from_fresh_ports(target, count);
+                Some(format!("{udp} by UDP, {tcp} by TCP"))
             });
         }
         other => panic!("no such role: {other}"),
@@ -189,7 +190,7 @@ fn echo(config: &Config) {
 }
 
 /// Asks `count` times by UDP and a tenth of that by TCP, each time from a port of its own; returns the replies.
-fn ask_from_fresh_ports(target: SocketAddr, count: usize) -> usize {
+fn ask_from_fresh_ports(target: SocketAddr, count: usize) -> (usize, usize) {
     let any: IpAddr = if target.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let udp = |_| {
         let socket = UdpSocket::bind((any, 0)).ok()?;
@@ -204,7 +205,7 @@ fn ask_from_fresh_ports(target: SocketAddr, count: usize) -> usize {
         stream.write_all(b"?").ok()?;
         stream.read_exact(&mut [0]).ok()
     };
-    (0..count).filter_map(udp).count() + (0..count.div_ceil(10)).filter_map(tcp).count()
+    ((0..count).filter_map(udp).count(), (0..count.div_ceil(10)).filter_map(tcp).count())
 }
 
 /// Obeys lines until the input ends or an order has no answer.
