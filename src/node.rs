@@ -182,7 +182,7 @@ impl Network {
             result = run_blocking(move || if keep { rules.leave() } else { rules.remove() }).await;
         }
         if let Some(guard) = self.interface {
-            drop(guard);
+            guard.stop().await;
             if last && !keep {
                 let removed = interface::remove(&route_handle()?, &self.node.interface).await;
                 result = result.and(removed.map(drop));

@@ -140,9 +140,25 @@ fn an_interface_that_is_not_ours_is_refused_and_left_alone() {
     node.exec("ip link add nodens type bridge && ip address add 192.0.2.1/32 dev nodens");
     let (_instance, answer) = Actor::start(&node, "instance", &node_config());
     assert!(answer.contains("interface nodens exists and was not made by nodens"), "{answer}");
+    let (_preflight, answer) = Actor::start(&node, "preflight", &node_config());
+    assert!(answer.starts_with("Problem: interface nodens exists and was not made by nodens"), "{answer}");
     let (_cleanup, answer) = Actor::start(&node, "cleanup", &node_config());
     assert!(answer.starts_with("removed [] left [\"interface nodens exists"), "{answer}");
     assert_eq!(addresses(&node), ["192.0.2.1/32"]);
+}
+
+#[test]
+fn ipv6_switched_off_is_named() {
+    if !netns::usable(&["sysctl"]) {
+        return;
+    }
+    let node = Netns::new("node");
+    node.exec("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+    for (role, prefix) in [("preflight", "Problem: "), ("instance", "")] {
+        let (_, answer) = Actor::start(&node, role, &node_config());
+        let expected = format!("{prefix}cannot add {SERVICE_V6}: IPv6 is switched off on this node");
+        assert!(answer.starts_with(&expected), "{role}: {answer}");
+    }
 }
 
 #[test]

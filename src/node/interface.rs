@@ -129,6 +129,13 @@ pub(crate) fn belongs_on_interface(address: IpAddr) -> bool {
     !address.is_loopback() && !address.is_unspecified()
 }
 
+/// Whether an interface with this alias and this hardware address, both as sysfs has them, is one that nodens made.
+pub(crate) fn has_mark(alias: &str, hardware_address: &str) -> bool {
+    let octets: Option<Vec<u8>> =
+        hardware_address.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+    alias == ALIAS || octets.is_some_and(|octets| octets == HARDWARE_ADDRESS)
+}
+
 /// The name in a link message.
 pub(crate) fn name(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|attribute| match attribute {
@@ -260,6 +267,14 @@ mod tests {
     #[test]
     fn the_hardware_address_is_unicast_and_locally_administered() {
         assert_eq!(HARDWARE_ADDRESS[0] & 0b11, 0b10);
+    }
+
+    #[test]
+    fn either_mark_is_enough() {
+        assert!(has_mark("nodens", "02:00:00:00:00:01"));
+        assert!(has_mark("", "6e:6f:64:65:6e:73"));
+        assert!(!has_mark("", "02:00:00:00:00:01"));
+        assert!(!has_mark("mine", ""));
     }
 
     #[test]

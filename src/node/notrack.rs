@@ -27,6 +27,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{InetHookNumber, TableFlags};
@@ -111,7 +113,7 @@ impl Rules {
         self.ownership
     }
 
-    /// Puts the rules in force, in place of those that were, in one transaction.
+    /// Puts the rules in force, in place of those that were, in one transaction. Blocks; see [`OWNER_GONE`].
     pub fn apply(&mut self, wanted: Wanted) -> Result<(), NodeError> {
         self.wanted = wanted;
         self.replace_table()?;
@@ -133,11 +135,6 @@ impl Rules {
         Ok(true)
     }
 
-    /// Whether an event about a table of this name can concern the rules.
-    pub(crate) fn concerned_by(&self, table: &str) -> bool {
-        table == self.table.name || (!self.wanted.accept.is_empty() && table == accept::TABLE)
-    }
-
     /// Takes the rules away.
     pub fn remove(mut self) -> Result<(), NodeError> {
         delete_table(&mut self.channel, &self.table)?;
@@ -151,6 +148,7 @@ impl Rules {
     }
 
     fn replace_table(&mut self) -> Result<(), NodeError> {
+        let owner_gone = Instant::now() + OWNER_GONE;
         for _ in 0..REPLACE_ATTEMPTS {
             let exists = find_table(&mut self.channel, &self.table)?.is_some();
             let mut batch = Vec::new();
@@ -177,6 +175,8 @@ impl Rules {
                 }
                 // Somebody removed or made the table between the look and the transaction.
                 Some(libc::ENOENT | libc::EEXIST) => {}
+                // A process that is just dying may have given up its slot a moment before its table.
+                Some(libc::EPERM) if Instant::now() < owner_gone => sleep(OWNER_RETRY),
                 _ => return Err(self.refused(&source)),
             }
         }
@@ -372,8 +372,14 @@ const CHAINS: [(&str, InetHookNumber); 2] =
 /// `NF_IP_PRI_RAW` (include/uapi/linux/netfilter_ipv4.h): before connection tracking, which is at -200.
 const PRIORITY_RAW: i32 = -300;
 
-/// Attempts at a transaction that others disturb; also leaves room for the fall-back to a plain table.
-const REPLACE_ATTEMPTS: u32 = 5;
+/// Attempts at a transaction that others disturb. All waits for [`OWNER_GONE`] and the fall-back to a plain table fit in.
+const REPLACE_ATTEMPTS: u32 = 60;
+
+/// How long a table in our way may take to go with its dying owner.
+const OWNER_GONE: Duration = Duration::from_secs(1);
+
+/// How often a table in our way is tried again.
+const OWNER_RETRY: Duration = Duration::from_millis(20);
 
 /// Attempts at a dump that others disturb. kube-proxy changes its tables about once a second.
 const DUMP_ATTEMPTS: u32 = 10;

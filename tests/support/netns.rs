@@ -17,6 +17,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file includes this one and uses what it needs")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -56,7 +57,10 @@ impl Netns {
     pub fn new(label: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nodens-test-{}-{number}-{label}", std::process::id());
+        if number == 0 {
+            remove_orphans();
+        }
+        let name = format!("{PREFIX}{}-{number}-{label}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]));
         let namespace = Self { name, label: label.to_owned() };
         namespace.exec("ip link set lo up");
@@ -106,6 +110,21 @@ impl Drop for Netns {
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).stderr(Stdio::null()).status();
     }
 }
+
+/// Removes the namespaces of test processes that were killed and could not do so themselves.
+fn remove_orphans() {
+    for name in
+        run(Command::new("ip").args(["netns", "list"])).lines().filter_map(|line| line.split(' ').next())
+    {
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// What the names of all test namespaces begin with; the process id follows.
+const PREFIX: &str = "nodens-test-";
 
 /// Joins two namespaces by a veth pair that is up at both ends, with these addresses (`10.0.0.1/24`, `fd00::1/64`).
 /// Returns the interface's names in the first and in the second.
