@@ -16,6 +16,7 @@ use std::fs;
 use caps::{CapSet, Capability};
 
 use crate::config::Config;
+use crate::sys;
 
 /// A capability the configuration needs, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,9 @@ pub enum PrivilegeError {
         #[source]
         source: caps::errors::CapsError,
     },
+    /// The kernel refused to forbid new privileges.
+    #[error("cannot forbid new privileges (prctl PR_SET_NO_NEW_PRIVS): {0}")]
+    NewPrivileges(#[source] std::io::Error),
 }
 
 /// What a configuration needs.
@@ -106,7 +110,8 @@ pub fn require(config: &Config) -> Result<(), PrivilegeError> {
     if missing.is_empty() { Ok(()) } else { Err(PrivilegeError::Missing(missing)) }
 }
 
-/// Drops every capability but the two of this module, from every set; those two stay in force if the process has them.
+/// Drops every capability but the two of this module, from every set, and forbids gaining any by executing a file; those two
+/// stay in force if the process has them.
 ///
 /// Call it first thing: capabilities are a property of threads, so it fails with [`PrivilegeError::ThreadsRunning`] once
 /// there are others. Nothing else that nodens does needs any other. Works without root: a process that has nothing to
@@ -140,7 +145,8 @@ pub fn reduce_thread() -> Result<(), PrivilegeError> {
     clear(CapSet::Ambient, "clear the ambient capabilities")?;
     clear(CapSet::Inheritable, "clear the inheritable capabilities")?;
     set(CapSet::Effective, "drop effective capabilities")?;
-    set(CapSet::Permitted, "drop permitted capabilities")
+    set(CapSet::Permitted, "drop permitted capabilities")?;
+    sys::caps::forbid_new_privileges().map_err(PrivilegeError::NewPrivileges)
 }
 
 fn read(set: CapSet) -> Result<HashSet<Capability>, PrivilegeError> {

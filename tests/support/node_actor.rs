@@ -3,6 +3,8 @@
 //! The test binary starts itself again inside a namespace: the test [`crate::actor`] then plays the role that
 //! `NODENS_ACTOR` names, obeys the lines of its standard input and answers each with a line that begins with `@`.
 
+#![allow(dead_code, reason = "every test file includes this one and uses what it needs")]
+
 use std::io::{BufRead as _, Read as _, Write as _, stdin};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -100,7 +102,8 @@ pub(crate) fn play() {
             );
             let reduced = privileges::reduce_thread().and_then(|()| privileges::require(&config));
             let status = std::fs::read_to_string("/proc/thread-self/status").expect("proc is mounted");
-            let sets: Vec<_> = status.lines().filter(|line| line.starts_with("Cap")).collect();
+            let sets: Vec<_> =
+                status.lines().filter(|l| l.starts_with("Cap") || l.starts_with("NoNewPrivs")).collect();
             answer(&format!(
                 "{} {}",
                 reduced.map_or_else(|error| error.to_string(), |()| "ok".to_owned()),
