@@ -16,7 +16,7 @@ use std::time::Duration;
 use nodens::config::InterfaceKind;
 use support::netns::{self, Netns, eventually};
 use support::node::{
-    ALL_RULES, LINK_LOCAL, REPAIRED, SERVICE_V6, SOON, addresses, all_addresses, has_interface,
+    ALL_RULES, LINK_LOCAL, REPAIRED, SERVICE, SERVICE_V6, SOON, addresses, all_addresses, has_interface,
     interface_index, node_config, rule_count, tables,
 };
 use support::node_actor::{self, Actor};
@@ -153,8 +153,8 @@ fn an_update_exchanges_addresses_and_rules() {
     assert_eq!(instance.ask(&serde_json::to_string(&config).unwrap()), "ok");
     assert_eq!(addresses(&node), ["169.254.20.11/32".to_owned(), format!("{SERVICE_V6}/128")]);
     let rules = node.exec("nft list table inet nodens");
-    assert!(rules.contains("ip daddr 169.254.20.11 udp dport 5300 notrack"), "{rules}");
-    assert!(rules.contains("ip6 saddr fd00:96::10 tcp sport 5300 notrack"), "{rules}");
+    assert!(rules.contains("ip daddr 169.254.20.11 jump queries"), "{rules}");
+    assert!(rules.contains("udp dport 5300 notrack") && rules.contains("tcp sport 5300 notrack"), "{rules}");
     assert!(!rules.contains(LINK_LOCAL), "{rules}");
 }
 
@@ -171,14 +171,17 @@ fn the_rules_are_one_owned_table_that_dies_with_the_process() {
     for hook in ["prerouting", "output"] {
         assert!(rules.contains(&format!("type filter hook {hook} priority raw; policy accept;")), "{rules}");
     }
-    for rule in [
-        "ip daddr 169.254.20.10 udp dport 53 notrack",
-        "ip saddr 169.254.20.10 tcp sport 53 notrack",
-        "ip6 daddr fd00:96::10 tcp dport 53 notrack",
-        "ip daddr 169.254.20.10 tcp dport 8080 notrack",
-        "ip saddr 169.254.20.10 tcp sport 8080 notrack",
-    ] {
-        assert_eq!(rules.matches(rule).count(), 2, "once in each chain: {rule} in {rules}");
+    for (address, services) in [(LINK_LOCAL, "-2"), (SERVICE, "")] {
+        for (end, direction) in [("daddr", "queries"), ("saddr", "replies")] {
+            let rule = format!("ip {end} {address} jump {direction}{services} ");
+            assert_eq!(rules.matches(&rule).count(), 2, "once in each base chain: {rule} in {rules}");
+        }
+    }
+    assert_eq!(rules.matches(&format!("ip6 saddr {SERVICE_V6} jump replies ")).count(), 2, "{rules}");
+    for (port, count) in
+        [("udp dport 53", 2), ("tcp sport 53", 2), ("tcp dport 8080", 1), ("tcp sport 8080", 1)]
+    {
+        assert_eq!(rules.matches(&format!("{port} notrack ")).count(), count, "{port} in {rules}");
     }
     assert_eq!(rule_count(&node, "nodens"), ALL_RULES);
 
@@ -203,9 +206,10 @@ fn plain_rules_are_back_within_a_second_whatever_is_done_to_them() {
         "nft flush ruleset",
         "nft delete table inet nodens",
         "nft flush chain inet nodens prerouting",
+        "nft flush chain inet nodens replies",
         "nft 'flush chain inet nodens output; delete chain inet nodens output'",
         "nft delete rule inet nodens output handle \
-         $(nft -a list chain inet nodens output | sed -n '/notrack/{s/.*handle //;p;q}')",
+         $(nft -a list chain inet nodens output | sed -n '/jump/{s/.*handle //;p;q}')",
         "nft add rule inet nodens output ip daddr 192.0.2.1 drop",
         "nft 'add table inet nodens { flags dormant; }'",
     ];

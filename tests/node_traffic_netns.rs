@@ -9,7 +9,7 @@ mod support {
 }
 
 use support::netns::{self, Netns, eventually};
-use support::node::{ALL_RULES, LINK_LOCAL, REPAIRED, SERVICE, SERVICE_V6, node_config, pods_and_node};
+use support::node::{LINK_LOCAL, REPAIRED, SERVICE, SERVICE_V6, node_config, pods_and_node};
 use support::node_actor::{self, Actor};
 
 /// Plays an instance, a client and so on when another test starts it; see `support::node_actor`.
@@ -147,7 +147,11 @@ fn accept_rules_open_a_host_firewall_and_are_taken_back() {
     let ours =
         |node: &Netns| node.exec("iptables-nft -S; ip6tables-nft -S").matches("--comment nodens ").count();
     let all = ours(&node);
-    assert_eq!(all, ALL_RULES / 2, "half of the chains' both directions");
+    assert_eq!(
+        all,
+        (3 * 2 + 1) * 2,
+        "DNS by two transports on three addresses and the health port, in two chains"
+    );
     node.exec("iptables-nft -D INPUT 1");
     eventually("a removed accept rule", REPAIRED, || ours(&node) == all);
 

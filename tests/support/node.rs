@@ -60,14 +60,15 @@ pub(crate) fn tables(node: &Netns) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_prefix("table inet ")).map(str::to_owned).collect()
 }
 
-/// How many rules of a table say notrack.
+/// How many rules a table has; each of ours has a comment.
 pub(crate) fn rule_count(node: &Netns, table: &str) -> usize {
     let output = node.try_exec(&format!("nft list table inet {table}"));
-    String::from_utf8_lossy(&output.stdout).matches(" notrack ").count()
+    String::from_utf8_lossy(&output.stdout).matches(" comment ").count()
 }
 
-/// Three DNS addresses by two transports and the health port, each in both directions, in two chains.
-pub(crate) const ALL_RULES: usize = (3 * 2 + 1) * 2 * 2;
+/// Two rules for each of three addresses in two base chains; two directions of DNS by two transports, with the health port
+/// and without.
+pub(crate) const ALL_RULES: usize = 3 * 2 * 2 + (2 + 1) * 2 + 2 * 2;
 
 /// A node and the namespace of its pods, joined, with the node as the pods' gateway.
 pub(crate) fn pods_and_node() -> (Netns, Netns) {
