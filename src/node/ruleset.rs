@@ -14,7 +14,7 @@
 //!
 //! Every packet of the node passes the two base chains, and hardly any is DNS for us. They hold two rules for each address
 //! and look at nothing but the address; protocol and port are looked at only where that matches. With three addresses
-//! this costs a foreign packet about half of what a flat list does (95 against 210 ns in each hook).
+//! this costs a foreign packet some 120 ns in each hook, where a flat list of the same costs 315 ns.
 //!
 //! Both base chains have the same rules: pods' packets come in by prerouting, those of the host's own clients and our
 //! replies by output.
