@@ -58,7 +58,7 @@ struct CachedRows {
 
 impl Conntrack {
     /// Reads everything. May block for [`DNS_ROWS_TIME`] and more; call it off the async threads.
-    pub fn read(&self) -> Reading {
+    pub fn read(&self, now: Instant) -> Reading {
         let Some(entries) = read_number("/proc/sys/net/netfilter/nf_conntrack_count") else {
             return Reading::default();
         };
@@ -69,19 +69,17 @@ impl Conntrack {
             insert_failed: counters.map(|counters| counters.insert_failed),
             drop: counters.map(|counters| counters.drop),
             early_drop: counters.map(|counters| counters.early_drop),
-            dns: self.dns_rows(),
+            dns: self.dns_rows(now),
         }
     }
 
-    fn dns_rows(&self) -> Option<DnsRows> {
+    fn dns_rows(&self, now: Instant) -> Option<DnsRows> {
         let mut cached = self.dns.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = Instant::now();
         match *cached {
-            Some(CachedRows { rows, due }) if start < due => rows,
+            Some(CachedRows { rows, due }) if now < due => rows,
             _ => {
-                let rows = count_dns_rows(start + DNS_ROWS_TIME);
-                let end = Instant::now();
-                *cached = Some(CachedRows { rows, due: end + valid_for(end - start) });
+                let rows = count_dns_rows(now + DNS_ROWS_TIME);
+                *cached = Some(CachedRows { rows, due: now + valid_for(now.elapsed()) });
                 rows
             }
         }

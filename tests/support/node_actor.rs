@@ -9,7 +9,7 @@ use std::io::{BufRead as _, Read as _, Write as _, stdin};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nodens::config::Config;
 use nodens::node::{self, Network, NodeError, Ownership, conntrack::Conntrack, privileges};
@@ -91,7 +91,7 @@ pub(crate) fn play() {
         }
         "conntrack" => {
             let conntrack = Conntrack::default();
-            answer(&format!("{:?}", conntrack.read()));
+            answer(&format!("{:?}", conntrack.read(Instant::now())));
         }
         "privileges" => {
             // libtest runs each test in a thread of its own, beside the main thread.
