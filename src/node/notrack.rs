@@ -1,6 +1,6 @@
 //! The nftables rules that keep DNS out of connection tracking, and their guard.
 //!
-//! What is in the table is in [`ruleset`](super::ruleset).
+//! What is in the table is in `ruleset`.
 //!
 //! # One table for each instance
 //!
@@ -18,7 +18,7 @@
 //! # What it cannot do
 //!
 //! A verdict of `accept` ends only the chain it is in: a drop in another table stays a drop. For host firewalls that
-//! iptables-nft manages there are [accept rules](super::accept); others need a rule of their own.
+//! iptables-nft manages there are accept rules (`accept`); others need a rule of their own.
 
 use std::io;
 use std::thread::sleep;
@@ -80,7 +80,8 @@ impl Rules {
         self.ownership
     }
 
-    /// Puts the rules in force, in place of those that were, in one transaction. Blocks; see [`OWNER_GONE`].
+    /// Puts the rules in force, in place of those that were, in one transaction. Blocks, for a
+    /// second at most where a dying instance still has the table.
     pub fn apply(&mut self, wanted: Wanted) -> Result<(), NodeError> {
         self.wanted = wanted;
         self.replace_table()?;
