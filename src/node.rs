@@ -36,6 +36,7 @@ pub mod notrack;
 mod ports;
 pub mod preflight;
 pub mod privileges;
+mod ruleset;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -44,8 +45,9 @@ use rtnetlink::Handle;
 
 pub use counters::Counters;
 pub use error::NodeError;
-pub use notrack::{Endpoint, Ownership};
+pub use notrack::Ownership;
 pub use preflight::{Finding, Severity, preflight};
+pub use ruleset::Endpoint;
 
 use crate::config::{Config, Node};
 use guard::{InterfaceGuard, RulesGuard, run_blocking};
@@ -182,7 +184,7 @@ impl Network {
             result = run_blocking(move || if keep { rules.leave() } else { rules.remove() }).await;
         }
         if let Some(guard) = self.interface {
-            drop(guard);
+            guard.stop().await;
             if last && !keep {
                 let removed = interface::remove(&route_handle()?, &self.node.interface).await;
                 result = result.and(removed.map(drop));

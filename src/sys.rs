@@ -7,6 +7,7 @@
     reason = "recvmmsg, sendmmsg and their like have no safe wrapper; every block says why it is sound"
 )]
 
+pub mod caps;
 pub mod clock;
 pub mod mmsg;
 pub mod socket;

@@ -14,7 +14,8 @@ use netlink_packet_netfilter::NetfilterProtoFamily;
 use super::error::NodeError;
 use super::nfnetlink::{Channel, Request};
 use super::nftables::{End, Expression, Place, RuleEntry, Table, accept, counter, match_address, match_port};
-use super::notrack::{Endpoint, list_rules, matchable};
+use super::notrack::list_rules;
+use super::ruleset::{Endpoint, matchable};
 
 /// The table iptables-nft keeps its filter chains in.
 pub(crate) const TABLE: &str = "filter";

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex as BlockingMutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::accept;
 use super::counters::Counters;
 use super::error::NodeError;
 use super::instances::Instance;
@@ -86,6 +87,13 @@ impl InterfaceGuard {
             interface::remove_addresses(&kept.handle, &kept.interface, &old).await?;
         }
         Ok(())
+    }
+
+    /// Ends the guard, after a repair that is under way.
+    pub(crate) async fn stop(self) {
+        let kept = Arc::clone(&self.kept);
+        let _no_repair = kept.addresses.lock().await;
+        drop(self);
     }
 }
 
@@ -179,19 +187,25 @@ pub(crate) struct RulesGuard {
 struct KeptRules {
     /// `None` once they are taken back. Only held on the blocking pool: a transaction may wait for the kernel.
     rules: BlockingMutex<Option<Rules>>,
+    /// Kept beside the rules so that a notice is judged without the lock.
+    table: String,
+    has_accept_rules: AtomicBool,
     counters: Arc<Counters>,
 }
 
 impl RulesGuard {
     /// Guards rules; they need not be applied yet.
     pub(crate) fn start(rules: Rules, counters: Arc<Counters>) -> Self {
-        let kept = Arc::new(KeptRules { rules: BlockingMutex::new(Some(rules)), counters });
+        let table = rules.table().to_owned();
+        let rules = BlockingMutex::new(Some(rules));
+        let kept = Arc::new(KeptRules { rules, table, has_accept_rules: AtomicBool::new(false), counters });
         let task = Task(tokio::spawn(watch_rules(Arc::clone(&kept))));
         Self { kept, _task: task }
     }
 
     /// Puts other rules in force, in one transaction.
     pub(crate) async fn apply(&self, wanted: Wanted) -> Result<(), NodeError> {
+        self.kept.has_accept_rules.store(!wanted.accept.is_empty(), Ordering::Relaxed);
         self.kept.with(move |rules| rules.apply(wanted)).await.unwrap_or(Ok(()))
     }
 
@@ -228,13 +242,13 @@ impl KeptRules {
     }
 
     /// Whether a datagram of notices is about rules of ours.
-    async fn is_concerned(self: &Arc<Self>, datagram: &[u8]) -> bool {
-        let tables: Vec<String> =
-            messages(datagram).filter_map(|m| changed_table(m.message_type(), m.payload())).collect();
-        if tables.is_empty() {
-            return false;
-        }
-        self.with(move |rules| tables.iter().any(|table| rules.concerned_by(table))).await.unwrap_or(false)
+    fn is_concerned(&self, datagram: &[u8]) -> bool {
+        messages(datagram).filter_map(|message| changed_table(message.message_type(), message.payload())).any(
+            |table| {
+                table == self.table
+                    || (table == accept::TABLE && self.has_accept_rules.load(Ordering::Relaxed))
+            },
+        )
     }
 }
 
@@ -250,7 +264,7 @@ async fn watch_rules(kept: Arc<KeptRules>) {
                 loop {
                     tokio::select! {
                         notice = socket.recv_from_full() => match notice {
-                            Ok((datagram, _)) if kept.is_concerned(&datagram).await => {}
+                            Ok((datagram, _)) if kept.is_concerned(&datagram) => {}
                             Ok(_) => continue,
                             // Notices were lost: any of them may have been about ours.
                             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}

@@ -56,13 +56,12 @@ pub(crate) async fn ensure(
     prune: bool,
 ) -> Result<(u32, Changes), NodeError> {
     let mut changes = Changes::default();
-    let link = match find(handle, &interface.name).await? {
-        Some(link) => link,
-        None => {
-            changes.created = create(handle, interface).await?;
-            let missing = || failed("find", &interface.name, rtnetlink::Error::RequestFailed);
-            find(handle, &interface.name).await?.ok_or_else(missing)?
-        }
+    let link = if let Some(link) = find(handle, &interface.name).await? {
+        link
+    } else {
+        changes.created = create(handle, interface).await?;
+        let missing = || failed("find", &interface.name, rtnetlink::Error::RequestFailed);
+        find(handle, &interface.name).await?.ok_or_else(missing)?
     };
     if !is_ours(&link) {
         return Err(NodeError::ForeignInterface { name: interface.name.clone() });
@@ -128,6 +127,13 @@ pub(crate) async fn remove(handle: &Handle, interface: &Interface) -> Result<boo
 /// Whether this listen address is one to put on the interface: loopback has its own, unspecified is none.
 pub(crate) fn belongs_on_interface(address: IpAddr) -> bool {
     !address.is_loopback() && !address.is_unspecified()
+}
+
+/// Whether an interface with this alias and this hardware address, both as sysfs has them, is one that nodens made.
+pub(crate) fn has_mark(alias: &str, hardware_address: &str) -> bool {
+    let octets: Option<Vec<u8>> =
+        hardware_address.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+    alias == ALIAS || octets.is_some_and(|octets| octets == HARDWARE_ADDRESS)
 }
 
 /// The name in a link message.
@@ -261,6 +267,14 @@ mod tests {
     #[test]
     fn the_hardware_address_is_unicast_and_locally_administered() {
         assert_eq!(HARDWARE_ADDRESS[0] & 0b11, 0b10);
+    }
+
+    #[test]
+    fn either_mark_is_enough() {
+        assert!(has_mark("nodens", "02:00:00:00:00:01"));
+        assert!(has_mark("", "6e:6f:64:65:6e:73"));
+        assert!(!has_mark("", "02:00:00:00:00:01"));
+        assert!(!has_mark("mine", ""));
     }
 
     #[test]

@@ -97,10 +97,8 @@ impl Channel {
         for (index, request) in requests.iter().enumerate() {
             // Errors come unasked; one acknowledgement, of the last request, says that it was committed.
             let acknowledge = if index + 1 == requests.len() { NLM_F_ACK } else { 0 };
-            let message = NetfilterMessage::new(
-                NetfilterHeader::new(request.family.clone(), 0, 0),
-                request.inner.clone(),
-            );
+            let message =
+                NetfilterMessage::new(NetfilterHeader::new(request.family, 0, 0), request.inner.clone());
             append(&mut bytes, message, NLM_F_REQUEST | request.flags | acknowledge, self.next_sequence());
         }
         let last = self.sequence;
@@ -141,10 +139,8 @@ impl Channel {
     fn send(&mut self, requests: &[Request]) -> io::Result<u32> {
         let mut bytes = Vec::new();
         for request in requests {
-            let message = NetfilterMessage::new(
-                NetfilterHeader::new(request.family.clone(), 0, 0),
-                request.inner.clone(),
-            );
+            let message =
+                NetfilterMessage::new(NetfilterHeader::new(request.family, 0, 0), request.inner.clone());
             append(&mut bytes, message, NLM_F_REQUEST | request.flags, self.next_sequence());
         }
         self.discard_queue();

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook, HookNumber,
-    Immediate, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
-    RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage, Verdict, VerdictAttribute,
+    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
+    Hook as HookAttribute, HookNumber, Immediate, InetHookNumber, ListAttribute, Meta, MetaKey,
+    NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage, TableAttribute, TableFlags,
+    TableMessage, Verdict, VerdictAttribute,
 };
 
 use super::nfnetlink::Request;
@@ -53,18 +54,20 @@ impl Table {
         Request::new(family, 0, NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }))
     }
 
-    /// Makes a base chain of type filter that lets through what no rule decides on.
-    pub(crate) fn create_chain(&self, chain: &str, hook: InetHookNumber, priority: i32) -> Request {
-        let attributes = vec![
-            ChainAttribute::Table(self.name.clone()),
-            ChainAttribute::Name(chain.to_owned()),
-            ChainAttribute::Hook(vec![
-                Hook::Number(HookNumber::Inet(hook)),
-                Hook::Priority(priority.cast_unsigned()),
-            ]),
-            ChainAttribute::Type("filter".to_owned()),
-            ChainAttribute::Policy(NF_ACCEPT),
-        ];
+    /// Makes a chain; with a hook a base chain of type filter, that lets through what no rule decides on.
+    pub(crate) fn create_chain(&self, chain: &str, hook: Option<Hook>) -> Request {
+        let mut attributes =
+            vec![ChainAttribute::Table(self.name.clone()), ChainAttribute::Name(chain.to_owned())];
+        if let Some(Hook { number, priority }) = hook {
+            attributes.extend([
+                ChainAttribute::Hook(vec![
+                    HookAttribute::Number(HookNumber::Inet(number)),
+                    HookAttribute::Priority(priority.cast_unsigned()),
+                ]),
+                ChainAttribute::Type("filter".to_owned()),
+                ChainAttribute::Policy(NF_ACCEPT),
+            ]);
+        }
         Request::new(self.family, NLM_F_CREATE, NfTablesMessage::NewChain(ChainMessage { attributes }))
     }
 
@@ -111,6 +114,15 @@ impl Table {
         let attributes = vec![RuleAttribute::Table(self.name.clone())];
         Request::new(self.family, 0, NfTablesMessage::GetRule(RuleMessage { attributes }))
     }
+}
+
+/// Where packets enter a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hook {
+    /// The hook.
+    pub(crate) number: InetHookNumber,
+    /// The order among all chains of the hook, lowest first.
+    pub(crate) priority: i32,
 }
 
 /// Where a rule goes in its chain.
@@ -256,9 +268,18 @@ pub(crate) fn counter() -> Expression {
 
 /// Lets the packet through.
 pub(crate) fn accept() -> Expression {
+    verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_ACCEPT))])
+}
+
+/// Goes on in another chain of the table, and comes back from its end.
+pub(crate) fn jump(chain: &str) -> Expression {
+    verdict(vec![VerdictAttribute::Code(Verdict::Jump), VerdictAttribute::Chain(chain.to_owned())])
+}
+
+fn verdict(verdict: Vec<VerdictAttribute>) -> Expression {
     Expressions::Immediate(vec![
         Immediate::DestinationRegister(Register::Verdict),
-        Immediate::Data(DataAttribute::Verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_ACCEPT))])),
+        Immediate::Data(DataAttribute::Verdict(verdict)),
     ])
     .into()
 }

@@ -1,11 +1,6 @@
 //! The nftables rules that keep DNS out of connection tracking, and their guard.
 //!
-//! ```text
-//! table inet nodens {                       # flags owner: goes with the process
-//!   chain prerouting { type filter hook prerouting priority raw; }
-//!   chain output     { type filter hook output     priority raw; }
-//! }                                         # each: notrack to and from every listen address and port
-//! ```
+//! What is in the table is in `ruleset`.
 //!
 //! # One table for each instance
 //!
@@ -23,47 +18,21 @@
 //! # What it cannot do
 //!
 //! A verdict of `accept` ends only the chain it is in: a drop in another table stays a drop. For host firewalls that
-//! iptables-nft manages there are [accept rules](super::accept); others need a rule of their own.
+//! iptables-nft manages there are accept rules (`accept`); others need a rule of their own.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
-use netlink_packet_netfilter::nftables::{InetHookNumber, TableFlags};
+use netlink_packet_netfilter::nftables::TableFlags;
 
 use super::accept;
 use super::error::NodeError;
 use super::instances::MAX_INSTANCES;
 use super::nfnetlink::{Channel, Refusal, Request};
-use super::nftables::{
-    End, Expression, Place, RuleEntry, Table, TableEntry, Transport, match_address, match_family, match_port,
-    notrack,
-};
-
-/// One socket address whose packets stay out of connection tracking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// The address; an unspecified one matches no packet and is left out.
-    pub address: SocketAddr,
-    /// Whether UDP is served there beside TCP.
-    pub udp: bool,
-}
-
-impl Endpoint {
-    /// A DNS listener.
-    pub fn dns(address: SocketAddr) -> Self {
-        Self { address, udp: true }
-    }
-
-    /// An HTTP listener.
-    pub fn http(address: SocketAddr) -> Self {
-        Self { address, udp: false }
-    }
-
-    pub(crate) fn transports(self) -> &'static [Transport] {
-        if self.udp { &[Transport::Udp, Transport::Tcp] } else { &[Transport::Tcp] }
-    }
-}
+use super::nftables::{Place, RuleEntry, Table, TableEntry};
+use super::ruleset::{self, Endpoint};
 
 /// How the table is tied to the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +80,8 @@ impl Rules {
         self.ownership
     }
 
-    /// Puts the rules in force, in place of those that were, in one transaction.
+    /// Puts the rules in force, in place of those that were, in one transaction. Blocks, for a
+    /// second at most where a dying instance still has the table.
     pub fn apply(&mut self, wanted: Wanted) -> Result<(), NodeError> {
         self.wanted = wanted;
         self.replace_table()?;
@@ -133,11 +103,6 @@ impl Rules {
         Ok(true)
     }
 
-    /// Whether an event about a table of this name can concern the rules.
-    pub(crate) fn concerned_by(&self, table: &str) -> bool {
-        table == self.table.name || (!self.wanted.accept.is_empty() && table == accept::TABLE)
-    }
-
     /// Takes the rules away.
     pub fn remove(mut self) -> Result<(), NodeError> {
         delete_table(&mut self.channel, &self.table)?;
@@ -151,6 +116,7 @@ impl Rules {
     }
 
     fn replace_table(&mut self) -> Result<(), NodeError> {
+        let owner_gone = Instant::now() + OWNER_GONE;
         for _ in 0..REPLACE_ATTEMPTS {
             let exists = find_table(&mut self.channel, &self.table)?.is_some();
             let mut batch = Vec::new();
@@ -177,6 +143,8 @@ impl Rules {
                 }
                 // Somebody removed or made the table between the look and the transaction.
                 Some(libc::ENOENT | libc::EEXIST) => {}
+                // A process that is just dying may have given up its slot a moment before its table.
+                Some(libc::EPERM) if Instant::now() < owner_gone => sleep(OWNER_RETRY),
                 _ => return Err(self.refused(&source)),
             }
         }
@@ -189,10 +157,10 @@ impl Rules {
             Ownership::Plain => TableFlags::empty(),
         };
         let mut requests = vec![self.table.create(flags)];
-        for (chain, hook) in CHAINS {
-            requests.push(self.table.create_chain(chain, hook, PRIORITY_RAW));
-            for rule in rules(&self.wanted.notrack) {
-                requests.push(self.table.add_rule(chain, Place::End, rule, &self.table.name));
+        for chain in ruleset::chains(&self.wanted.notrack) {
+            requests.push(self.table.create_chain(&chain.name, chain.hook));
+            for rule in chain.rules {
+                requests.push(self.table.add_rule(&chain.name, Place::End, rule, &self.table.name));
             }
         }
         requests
@@ -206,11 +174,10 @@ impl Rules {
         if entry.is_none_or(|entry| entry.dormant || entry.owned != (self.ownership == Ownership::Owned)) {
             return Ok(false);
         }
-        let expected = rules(&self.wanted.notrack).count();
         let entries = list_rules(&mut self.channel, &self.table)?;
-        Ok(CHAINS
-            .iter()
-            .all(|(chain, _)| entries.iter().filter(|rule| rule.chain == *chain).count() == expected)
+        let chains = ruleset::chains(&self.wanted.notrack);
+        let in_chain = |name: &str| entries.iter().filter(|rule| rule.chain == name).count();
+        Ok(chains.iter().all(|chain| in_chain(&chain.name) == chain.rules.len())
             && entries.iter().all(|rule| rule.comment.as_deref() == Some(&*self.table.name)))
     }
 
@@ -289,28 +256,6 @@ fn slot_of(table: &str) -> Option<u8> {
     (1..=MAX_INSTANCES).find(|&slot| table_name(slot) == table)
 }
 
-/// All rules of a chain; both chains have the same, for pods come in by one and the host's own clients by the other.
-fn rules(endpoints: &[Endpoint]) -> impl Iterator<Item = Vec<Expression>> {
-    endpoints.iter().filter(|endpoint| matchable(endpoint.address.ip())).flat_map(|&endpoint| {
-        let (address, port) = (endpoint.address.ip(), endpoint.address.port());
-        endpoint.transports().iter().flat_map(move |&transport| {
-            [End::Destination, End::Source].map(|end| {
-                let mut rule = Vec::with_capacity(9);
-                rule.extend(match_family(address));
-                rule.extend(match_address(end, address));
-                rule.extend(match_port(end, transport, port));
-                rule.push(notrack());
-                rule
-            })
-        })
-    })
-}
-
-/// Whether packets carry this address.
-pub(crate) fn matchable(address: IpAddr) -> bool {
-    !address.is_unspecified()
-}
-
 fn find_table(channel: &mut Channel, table: &Table) -> Result<Option<TableEntry>, NodeError> {
     let mut entry = None;
     match channel.request(table.get(), |_, attributes| entry = TableEntry::parse(attributes)) {
@@ -365,15 +310,14 @@ fn retry_interrupted(mut dump: impl FnMut() -> io::Result<bool>) -> io::Result<(
 /// The name of the first slot's table.
 const TABLE: &str = "nodens";
 
-/// The base chains and where they are hooked in.
-const CHAINS: [(&str, InetHookNumber); 2] =
-    [("prerouting", InetHookNumber::PreRouting), ("output", InetHookNumber::LocalOut)];
+/// Attempts at a transaction that others disturb. All waits for [`OWNER_GONE`] and the fall-back to a plain table fit in.
+const REPLACE_ATTEMPTS: u32 = 60;
 
-/// `NF_IP_PRI_RAW` (include/uapi/linux/netfilter_ipv4.h): before connection tracking, which is at -200.
-const PRIORITY_RAW: i32 = -300;
+/// How long a table in our way may take to go with its dying owner.
+const OWNER_GONE: Duration = Duration::from_secs(1);
 
-/// Attempts at a transaction that others disturb; also leaves room for the fall-back to a plain table.
-const REPLACE_ATTEMPTS: u32 = 5;
+/// How often a table in our way is tried again.
+const OWNER_RETRY: Duration = Duration::from_millis(20);
 
 /// Attempts at a dump that others disturb. kube-proxy changes its tables about once a second.
 const DUMP_ATTEMPTS: u32 = 10;
@@ -392,15 +336,5 @@ mod tests {
         for other in ["nodens-", "nodens-1", "nodens-0", "nodens-02", "nodens-probe-7", "nodens2", ""] {
             assert_eq!(slot_of(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn every_endpoint_has_both_directions_of_its_transports() {
-        let dns = Endpoint::dns("169.254.20.10:53".parse().unwrap());
-        let http = Endpoint::http("169.254.20.10:8080".parse().unwrap());
-        let anywhere = Endpoint::dns("[::]:53".parse().unwrap());
-        assert_eq!(rules(&[dns]).count(), 4);
-        assert_eq!(rules(&[dns, http]).count(), 6);
-        assert_eq!(rules(&[anywhere]).count(), 0);
     }
 }

@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use super::error::NodeError;
 use super::instances;
+use super::interface;
 use super::notrack::{self, Ownership};
 use super::ports::{Protocol, holders};
 use super::privileges;
@@ -48,8 +50,8 @@ pub fn preflight(config: &Config) -> Vec<Finding> {
     if config.node.notrack || config.node.accept_rules {
         findings.extend(nftables());
     }
-    if config.node.interface.manage && config.node.interface.kind == InterfaceKind::Dummy {
-        findings.extend(dummy());
+    if config.node.interface.manage {
+        findings.extend(interface(config));
     }
     if config.node.notrack && !Path::new(CONNTRACK_COUNT).exists() {
         findings.push(Finding::note(
@@ -82,6 +84,27 @@ fn nftables() -> Option<Finding> {
              CONFIG_NFT_CT), or set node.notrack to false"
         ))),
     }
+}
+
+fn interface(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let name = &config.node.interface.name;
+    let device = Path::new("/sys/class/net").join(name);
+    if device.exists() {
+        let read = |file: &str| fs::read_to_string(device.join(file)).unwrap_or_default();
+        if !interface::has_mark(read("ifalias").trim_end(), read("address").trim_end()) {
+            findings.push(Finding::problem(NodeError::ForeignInterface { name: name.clone() }.to_string()));
+        }
+    } else if config.node.interface.kind == InterfaceKind::Dummy {
+        findings.extend(dummy());
+    }
+    let is_v6 = |address: &&IpAddr| address.is_ipv6() && interface::belongs_on_interface(**address);
+    if let Some(&address) = config.listen.addresses.iter().find(is_v6)
+        && fs::read_to_string(IPV6_DISABLED).is_ok_and(|text| text.trim() == "1")
+    {
+        findings.push(Finding::problem(NodeError::Ipv6Disabled { address }.to_string()));
+    }
+    findings
 }
 
 fn dummy() -> Option<Finding> {
@@ -146,6 +169,9 @@ fn ports(config: &Config) -> Vec<Finding> {
     }
     findings
 }
+
+/// Whether IPv6 is switched off on all interfaces, those to come included (Documentation/networking/ip-sysctl.rst).
+const IPV6_DISABLED: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
 
 /// There exactly when connection tracking is.
 const CONNTRACK_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";

@@ -16,6 +16,7 @@ use std::fs;
 use caps::{CapSet, Capability};
 
 use crate::config::Config;
+use crate::sys;
 
 /// A capability the configuration needs, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,9 @@ pub enum PrivilegeError {
         #[source]
         source: caps::errors::CapsError,
     },
+    /// The kernel refused to forbid new privileges.
+    #[error("cannot forbid new privileges (prctl PR_SET_NO_NEW_PRIVS): {0}")]
+    NewPrivileges(#[source] std::io::Error),
 }
 
 /// What a configuration needs.
@@ -106,16 +110,23 @@ pub fn require(config: &Config) -> Result<(), PrivilegeError> {
     if missing.is_empty() { Ok(()) } else { Err(PrivilegeError::Missing(missing)) }
 }
 
-/// Drops every capability but the two of this module, from every set; those two stay in force if the process has them.
+/// Drops every capability but the two of this module, from every set, and forbids gaining any by executing a file; those two
+/// stay in force if the process has them.
 ///
-/// Call it first thing, before any thread is started: capabilities are a property of threads. Nothing else that nodens
-/// does needs any other. Works without root: a process that has nothing to drop is left as it is, and one that has the
-/// two from its file (`setcap cap_net_admin,cap_net_bind_service+p`) gets them in force.
+/// Call it first thing: capabilities are a property of threads, so it fails with [`PrivilegeError::ThreadsRunning`] once
+/// there are others. Nothing else that nodens does needs any other. Works without root: a process that has nothing to
+/// drop is left as it is, and one that has the two from its file (`setcap cap_net_admin,cap_net_bind_service+p`) gets them
+/// in force.
 pub fn reduce() -> Result<(), PrivilegeError> {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         return Err(PrivilegeError::ThreadsRunning { threads });
     }
+    reduce_thread()
+}
+
+/// As [`reduce`], for the calling thread and those it will start.
+pub fn reduce_thread() -> Result<(), PrivilegeError> {
     let held = read(CapSet::Permitted)?;
     let keep: HashSet<Capability> = KEEP.into_iter().filter(|capability| held.contains(capability)).collect();
 
@@ -134,7 +145,8 @@ pub fn reduce() -> Result<(), PrivilegeError> {
     clear(CapSet::Ambient, "clear the ambient capabilities")?;
     clear(CapSet::Inheritable, "clear the inheritable capabilities")?;
     set(CapSet::Effective, "drop effective capabilities")?;
-    set(CapSet::Permitted, "drop permitted capabilities")
+    set(CapSet::Permitted, "drop permitted capabilities")?;
+    sys::caps::forbid_new_privileges().map_err(PrivilegeError::NewPrivileges)
 }
 
 fn read(set: CapSet) -> Result<HashSet<Capability>, PrivilegeError> {
