@@ -133,7 +133,7 @@ pub(super) static HEALTH_DURATIONS: Spec =
 pub(super) static HEALTH_FAILURES: Spec = Spec::counter(
     "coredns_health_request_failures_total",
     &[],
-    "Requests to /health that were not answered with 200.",
+    "Requests to /health that were not answered with 200; always 0.",
 );
 pub(super) static SETUP_ERRORS: Spec = Spec::counter(
     "coredns_nodecache_setup_errors_total",
