@@ -64,7 +64,7 @@ pub(crate) fn configured() -> Metrics {
             ..ConntrackFigures::default()
         })
     });
-    let endpoint = EndpointFigures::new("10.96.0.10:53".parse().expect("an address"));
+    let endpoint = EndpointFigures::new("10.96.0.10:53");
     metrics
         .providers
         .set_upstream(move || UpstreamFigures { endpoints: vec![endpoint.clone()], all_unhealthy: 0 });
@@ -94,7 +94,7 @@ pub(crate) fn traffic(metrics: &Metrics, round: u64) {
     }
     udp.response(zones[0], Outcome::new(Source::Near, 0, Kind::Positive), 100, 5);
     metrics.providers.set_upstream(move || {
-        let mut endpoint = EndpointFigures::new("10.96.0.10:53".parse().expect("an address"));
+        let mut endpoint = EndpointFigures::new("10.96.0.10:53");
         let durations =
             Durations { buckets: vec![(0.001, 3 * round), (0.002, 7 * round)], count: 8 * round, sum: 0.1 };
         endpoint.durations.insert("NOERROR".to_owned(), durations.clone());
