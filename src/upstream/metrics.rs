@@ -24,6 +24,7 @@ pub struct Metrics {
     ignored: IntCounterVec,
     rtt: GaugeVec,
     probes: IntCounterVec,
+    all_down: IntCounter,
     /// Groups that forward to an endpoint share its series; the last one to let go removes them.
     users: Mutex<HashMap<Arc<str>, usize>>,
 }
@@ -92,9 +93,26 @@ impl Metrics {
                 "Health queries to an endpoint that is down, by result: ok or failed.",
                 &["endpoint", "result"],
             )?,
+            all_down: register(
+                registry,
+                IntCounter::new(
+                    "nodens_upstream_all_down_total",
+                    "Queries that found every endpoint of their zone down.",
+                )?,
+            )?,
             users: Mutex::default(),
         };
         Ok(Arc::new(metrics))
+    }
+
+    /// A query found every endpoint of its zone down.
+    pub(super) fn count_down(&self) {
+        self.all_down.inc();
+    }
+
+    /// Queries so far that found every endpoint of their zone down.
+    pub fn all_down(&self) -> u64 {
+        self.all_down.get()
     }
 
     /// Every endpoint there is, asked or not.
@@ -310,7 +328,7 @@ mod tests {
         drop(first);
         assert!(series() >= 12);
         drop(second);
-        assert_eq!(series(), 0);
+        assert_eq!(series(), 1, "what has no endpoint stays");
     }
 
     #[test]
@@ -339,7 +357,9 @@ mod tests {
             (&*label, 11, 1, 2)
         );
         drop(endpoint);
-        assert!(metrics.snapshot().is_empty() && registry.gather().is_empty());
+        assert!(metrics.snapshot().is_empty());
+        let left: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        assert_eq!(left, ["nodens_upstream_all_down_total"]);
     }
 
     #[test]
