@@ -61,14 +61,14 @@ pub(super) fn provide(providers: &Providers, store: &Arc<Store>, near: &Arc<Near
 }
 
 /// Sets the provider of what the upstreams report under CoreDNS's names.
-pub fn provide_upstream(providers: &Providers, upstream: Arc<upstream::Metrics>) {
+pub(super) fn provide_upstream(providers: &Providers, upstream: Arc<upstream::Metrics>) {
     providers.set_upstream(move || UpstreamFigures {
-        endpoints: upstream.snapshot().into_iter().map(endpoint_figures).collect(),
+        endpoints: upstream.snapshot().iter().map(endpoint_figures).collect(),
         all_unhealthy: upstream.all_down(),
     });
 }
 
-fn endpoint_figures(snapshot: EndpointSnapshot) -> EndpointFigures {
+fn endpoint_figures(snapshot: &EndpointSnapshot) -> EndpointFigures {
     let mut figures = EndpointFigures::new(&*snapshot.endpoint);
     for (rcode, histogram) in &snapshot.durations {
         figures.durations.insert((*rcode).to_owned(), Durations::from(histogram));
