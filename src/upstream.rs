@@ -38,7 +38,7 @@ mod udp;
 mod waiters;
 
 pub use group::Group;
-pub use metrics::Metrics;
+pub use metrics::{EndpointSnapshot, Metrics};
 
 /// What is asked of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]

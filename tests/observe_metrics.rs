@@ -31,7 +31,7 @@ fn value(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
 fn promtool_finds_nothing_wrong() {
     let Some(promtool) = required_tool("promtool") else { return };
     let metrics = configured();
-    traffic(&metrics);
+    traffic(&metrics, 1);
     let mut child = Command::new(promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -50,7 +50,7 @@ fn promtool_finds_nothing_wrong() {
 #[test]
 fn no_series_comes_twice() {
     let metrics = configured();
-    traffic(&metrics);
+    traffic(&metrics, 1);
     let mut seen = BTreeSet::new();
     for sample in parse(&scrape(&metrics)) {
         assert!(seen.insert((sample.name.clone(), sample.labels.clone())), "{sample:?}");
@@ -195,7 +195,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
 #[test]
 fn the_page_lists_what_a_scrape_shows() {
     let metrics = configured();
-    traffic(&metrics);
+    traffic(&metrics, 1);
     let text = scrape(&metrics);
     let mut shown: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     for line in text.lines() {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use nodens::config::Observe;
 use nodens::observe::Http;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use support::{configured, dashboard_expressions, required_tool, traffic};
 
 /// Prometheus, until the test ends.
@@ -91,13 +93,22 @@ fn localized(expression: &str) -> String {
     replaced.iter().fold(expression.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
+/// What kubelet does.
+async fn probe(address: SocketAddr) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("the listener is up");
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: n\r\n\r\n").await.expect("the listener reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("the listener answers");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
 #[tokio::test]
 async fn every_expression_returns_data() {
     let Some(binary) = required_tool("prometheus") else { return };
     let metrics = configured();
     let mut http = Http::new(metrics.clone());
-    let metrics_at = "127.0.0.1:0".parse().expect("an address");
-    http.apply(&Observe { metrics: Some(metrics_at), health: None, coredns_metrics: true });
+    let any_port = "127.0.0.1:0".parse().ok();
+    http.apply(&Observe { metrics: any_port, health: any_port, coredns_metrics: true });
     let target = http.metrics_address().await.expect("configured");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let prometheus = Prometheus::start(&binary, directory.path(), target);
@@ -105,11 +116,14 @@ async fn every_expression_returns_data() {
     let deadline = Instant::now() + Duration::from_mins(1);
     let mut open: Vec<String> = dashboard_expressions().map(localized).collect();
     open.push("absent(up{job=\"nodens\"} == 0)".to_owned());
-    let mut rate = 0.0;
+    let (mut rate, mut round) = (0.0, 0);
     while !open.is_empty() || rate <= 0.0 {
         let log = || std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
         assert!(Instant::now() < deadline, "no data for {open:#?}, rate {rate}\n{}", log());
-        traffic(&metrics);
+        round += 1;
+        traffic(&metrics, round);
+        probe(target).await;
+        // A scrape's interval; the loop ends when the data is there.
         tokio::time::sleep(Duration::from_millis(200)).await;
         // Data, not just series: a quotient of two counters that stand still would be NaN.
         open.retain(|expression| {

@@ -154,28 +154,28 @@ fn upstream(inputs: &Inputs<'_>) -> Vec<Family> {
         (FORWARD_DURATIONS.family(), FORWARD_HEALTHCHECK_FAILURES.family());
     let figures = inputs.providers.upstream();
     for endpoint in &figures.endpoints {
-        let to = endpoint.to.to_string();
+        let to = &*endpoint.to;
         let mut all = 0;
         if !endpoint.durations.contains_key("NOERROR") {
             let (bounds, counts) = (duration_bounds(), vec![0; duration_bounds().len() + 1]);
-            durations.histogram(&["forward", &to, "NOERROR"], bounds, &counts, 0.0);
-            old_durations.histogram(&[&to, "NOERROR"], bounds, &counts, 0.0);
-            responses.count(&[&to, "NOERROR"], 0);
+            durations.histogram(&["forward", to, "NOERROR"], bounds, &counts, 0.0);
+            old_durations.histogram(&[to, "NOERROR"], bounds, &counts, 0.0);
+            responses.count(&[to, "NOERROR"], 0);
         }
         for (rcode, histogram) in &endpoint.durations {
             all += histogram.count;
-            durations.histogram_made(&["forward", &to, rcode], Histogram::from(histogram));
-            old_durations.histogram_made(&[&to, rcode], Histogram::from(histogram));
-            responses.count(&[&to, rcode], histogram.count);
+            durations.histogram_made(&["forward", to, rcode], Histogram::from(histogram));
+            old_durations.histogram_made(&[to, rcode], Histogram::from(histogram));
+            responses.count(&[to, rcode], histogram.count);
         }
-        requests.count(&[&to], all);
-        failures.count(&["forward", &to], endpoint.healthcheck_failures);
-        old_failures.count(&[&to], endpoint.healthcheck_failures);
+        requests.count(&[to], all);
+        failures.count(&["forward", to], endpoint.healthcheck_failures);
+        old_failures.count(&[to], endpoint.healthcheck_failures);
         for (family, counts) in
             [(&mut conn_hits, &endpoint.connection_hits), (&mut conn_misses, &endpoint.connection_misses)]
         {
             for proto in ["tcp", "udp"] {
-                family.count(&["forward", &to, proto], counts.get(proto).copied().unwrap_or(0));
+                family.count(&["forward", to, proto], counts.get(proto).copied().unwrap_or(0));
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::proto::{Bucket, Histogram};
@@ -61,11 +60,11 @@ pub struct UpstreamFigures {
 /// One upstream endpoint.
 #[derive(Debug, Clone)]
 pub struct EndpointFigures {
-    /// Its address.
-    pub to: SocketAddr,
+    /// Its address and port, `10.96.0.10:53` or `[fd00::a]:53`.
+    pub to: String,
     /// Exchange durations in seconds, by the reply's rcode mnemonic.
     pub durations: BTreeMap<String, Durations>,
-    /// Queries that went over an open connection, by transport (`udp`, `tcp`).
+    /// Queries sent, by transport (`udp`, `tcp`): all but the first on a connection find it open.
     pub connection_hits: BTreeMap<&'static str, u64>,
     /// Queries that had to open one.
     pub connection_misses: BTreeMap<&'static str, u64>,
@@ -75,9 +74,9 @@ pub struct EndpointFigures {
 
 impl EndpointFigures {
     /// An endpoint nothing has happened to yet.
-    pub fn new(to: SocketAddr) -> Self {
+    pub fn new(to: impl Into<String>) -> Self {
         Self {
-            to,
+            to: to.into(),
             durations: BTreeMap::new(),
             connection_hits: BTreeMap::new(),
             connection_misses: BTreeMap::new(),
@@ -211,9 +210,10 @@ impl Providers {
         let Some(figures) = get(&self.upstream).map(|figures| figures()) else {
             return UpstreamFigures::default();
         };
-        let mut merged: BTreeMap<SocketAddr, EndpointFigures> = BTreeMap::new();
+        let mut merged: BTreeMap<String, EndpointFigures> = BTreeMap::new();
         for endpoint in figures.endpoints {
-            merged.entry(endpoint.to).or_insert_with(|| EndpointFigures::new(endpoint.to)).merge(endpoint);
+            let known = merged.entry(endpoint.to.clone());
+            known.or_insert_with(|| EndpointFigures::new(endpoint.to.clone())).merge(endpoint);
         }
         UpstreamFigures { endpoints: merged.into_values().collect(), ..figures }
     }
@@ -235,9 +235,8 @@ mod tests {
     #[test]
     fn two_reports_about_one_endpoint_are_one_series() {
         let providers = Providers::default();
-        let to = "10.96.0.10:53".parse().expect("an address");
         providers.set_upstream(move || {
-            let mut endpoint = EndpointFigures::new(to);
+            let mut endpoint = EndpointFigures::new("10.96.0.10:53");
             let durations = Durations { buckets: vec![(0.1, 2), (1.0, 3)], count: 4, sum: 5.5 };
             endpoint.durations.insert("NOERROR".to_owned(), durations);
             endpoint.connection_hits.insert("tcp", 7);

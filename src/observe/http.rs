@@ -4,10 +4,10 @@
 //! short, and a scrape runs on a thread of its own. Listeners set SO_REUSEPORT, so that a new process can bind before
 //! the old one has left.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -19,13 +19,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::metrics::Metrics;
 use crate::config::Observe;
 
-/// Connections served at once on one address; more wait in the kernel's queue.
+/// Connections served at once on one address. One more takes the place of the oldest: clients that hold connections
+/// open cannot keep a probe out.
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may take to send its request's header.
@@ -162,18 +163,16 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 const BACKLOG: i32 = 128;
 
 async fn accept(listener: TcpListener, routes: Routes, metrics: Metrics) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(MAX_CONNECTIONS);
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
-        // One request a connection: an idle client holds no slot, and none stays with a process that is leaving.
+        // One request a connection: an idle client holds no place, and none stays with a process that is leaving.
         .keep_alive(false);
     loop {
-        // The semaphore is never closed.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -183,11 +182,17 @@ async fn accept(listener: TcpListener, routes: Routes, metrics: Metrics) {
                 continue;
             }
         };
+        if open.len() == MAX_CONNECTIONS {
+            open.retain(|connection| !connection.is_finished());
+        }
+        if open.len() == MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let (server, metrics) = (server.clone(), metrics.clone());
-        tokio::spawn(async move {
-            serve(&server, stream, routes, metrics).await;
-            drop(slot);
-        });
+        let connection = tokio::spawn(async move { serve(&server, stream, routes, metrics).await });
+        open.push_back(connection.abort_handle());
     }
 }
 
@@ -358,6 +363,25 @@ mod tests {
         new.apply(&observe(Some(address), None));
         assert_eq!(new.metrics_address().await, Some(address));
         assert_eq!(metrics.counters.http_bind_failures.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn clients_that_hold_connections_keep_no_probe_out() {
+        let mut http = Http::new(Metrics::new().expect("unique names"));
+        http.apply(&observe(None, Some(any_port())));
+        let at = http.health_address().await.expect("configured");
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 10 {
+            held.push(TcpStream::connect(at).await.expect("the listener is up"));
+        }
+        let begun = Instant::now();
+        assert!(request(at, "GET", "/health").await.starts_with("HTTP/1.1 200 "));
+        assert!(begun.elapsed() < HEADER_TIMEOUT, "it did not wait for the others' time-out");
+        // The oldest had to go: its end reads as closed. The youngest is still there.
+        assert_eq!(held[0].read(&mut [0]).await.expect("an orderly end"), 0);
+        let (_, youngest) = (held.pop(), held.last_mut().expect("many"));
+        youngest.write_all(b"GET /health HTTP/1.1\r\nHost: n\r\n\r\n").await.expect("it is open");
+        assert_ne!(youngest.read(&mut [0]).await.expect("an answer"), 0);
     }
 
     #[tokio::test]

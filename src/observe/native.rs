@@ -109,9 +109,11 @@ fn config(health: &Health) -> Vec<MetricFamily> {
     let at = reload.loaded.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     loaded.value(&[], at.map_or(0.0, |at| at.as_secs_f64()));
     info.value(&[&reload.hash], 1.0);
+    let mut ready = READY.family();
+    ready.value(&[], f64::from(u8::from(health.is_ready())));
     let mut build = BUILD_INFO.family();
     build.value(&[VERSION, REVISION, std::env::consts::ARCH], 1.0);
-    [successful, failures, loaded, info, build].map(super::family::Family::finish).into()
+    [successful, failures, loaded, info, ready, build].map(super::family::Family::finish).into()
 }
 
 fn conntrack(providers: &Providers) -> Vec<MetricFamily> {
@@ -198,6 +200,7 @@ static RELOADED: Spec = Spec::gauge(
 );
 static CONFIG_INFO: Spec =
     Spec::gauge("nodens_config_info", &["hash"], "Always 1; the hash of the configuration being served.");
+static READY: Spec = Spec::gauge("nodens_ready", &[], "1 while /ready answers 200.");
 static BUILD_INFO: Spec =
     Spec::gauge("nodens_build_info", &["version", "revision", "arch"], "Always 1; what is running.");
 static CONNTRACK_ENTRIES: Spec =
@@ -216,7 +219,7 @@ static CONNTRACK_DNS_ROWS: Spec = Spec::gauge(
     "Rows of DNS on this process's own addresses: 0 where NOTRACK works.",
 );
 
-static SPECS: [&Spec; 25] = [
+static SPECS: [&Spec; 26] = [
     &QUERIES,
     &RESPONSES,
     &DURATIONS,
@@ -235,6 +238,7 @@ static SPECS: [&Spec; 25] = [
     &RELOAD_FAILURES,
     &RELOADED,
     &CONFIG_INFO,
+    &READY,
     &BUILD_INFO,
     &CONNTRACK_ENTRIES,
     &CONNTRACK_LIMIT,

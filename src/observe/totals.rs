@@ -188,3 +188,59 @@ fn add(totals: &mut [u64], more: &[u64]) {
         *total += more;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::labels::{Kind, Proto};
+    use super::*;
+
+    #[test]
+    fn a_scrape_during_traffic_never_sees_a_count_go_back() {
+        const QUERIES: u64 = 50_000;
+        let (tallies, zones) = (Tallies::new(), Zones::new());
+        let zone = zones.intern("cluster.local.");
+        let server = Server { address: "[fd00::10]:53".parse().expect("an address"), proto: Proto::Udp };
+        let worker = tallies.tally(server);
+        let read = || {
+            let totals = Totals::read(&tallies, &zones);
+            let zone = &totals.servers[0].zones[0];
+            // Every kind of derived figure: totals, histogram buckets and sums.
+            [
+                zone.queries.iter().sum(),
+                zone.request_sizes[SMALL_BUCKET],
+                zone.durations[0],
+                zone.durations.iter().sum(),
+                zone.sum(|outcome| outcome.source() == Source::Near),
+                zone.response_bytes,
+                zone.micros,
+            ]
+        };
+        std::thread::scope(|scope| {
+            let counting = scope.spawn(move || {
+                for query in 0..QUERIES {
+                    worker.query(zone, 1, if query % 4 == 0 { 150 } else { 50 }, false);
+                    let outcome = Outcome::new(Source::Near, 0, Kind::Positive);
+                    worker.response(zone, outcome, 100, if query % 5 == 0 { 400 } else { 4 });
+                }
+            });
+            let mut last = read();
+            while !counting.is_finished() {
+                let now = read();
+                assert!(now.iter().zip(&last).all(|(now, last)| now >= last), "{last:?} {now:?}");
+                last = now;
+            }
+        });
+        assert_eq!(
+            read(),
+            [
+                QUERIES,
+                QUERIES / 4 * 3,
+                QUERIES / 5 * 4,
+                QUERIES,
+                QUERIES,
+                QUERIES * 100,
+                QUERIES / 5 * 400 + QUERIES / 5 * 4 * 4
+            ]
+        );
+    }
+}

@@ -1,4 +1,4 @@
-//! Hands the cache's and the node's figures to `observe`, which knows neither.
+//! Hands the cache's, the upstreams' and the node's figures to `observe`, which knows none of them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,8 +7,11 @@ use std::time::Instant;
 use crate::cache::Store;
 use crate::cache::store::TableStats;
 use crate::node::conntrack::Conntrack;
-use crate::observe::{CacheFigures, CacheStats, ConntrackFigures, Providers};
+use crate::observe::{
+    CacheFigures, CacheStats, ConntrackFigures, Durations, EndpointFigures, Providers, UpstreamFigures,
+};
 use crate::server::hit::NearFigures;
+use crate::upstream::{self, EndpointSnapshot};
 
 struct Cache {
     store: Arc<Store>,
@@ -55,6 +58,25 @@ pub(super) fn provide(providers: &Providers, store: &Arc<Store>, near: &Arc<Near
             dns_rows: reading.dns.map(|rows| rows.count),
         })
     });
+}
+
+/// Sets the provider of what the upstreams report under CoreDNS's names.
+pub(super) fn provide_upstream(providers: &Providers, upstream: Arc<upstream::Metrics>) {
+    providers.set_upstream(move || UpstreamFigures {
+        endpoints: upstream.snapshot().iter().map(endpoint_figures).collect(),
+        all_unhealthy: upstream.all_down(),
+    });
+}
+
+fn endpoint_figures(snapshot: &EndpointSnapshot) -> EndpointFigures {
+    let mut figures = EndpointFigures::new(&*snapshot.endpoint);
+    for (rcode, histogram) in &snapshot.durations {
+        figures.durations.insert((*rcode).to_owned(), Durations::from(histogram));
+    }
+    figures.connection_hits.insert("tcp", snapshot.queries);
+    figures.connection_misses.insert("tcp", snapshot.dials);
+    figures.healthcheck_failures = snapshot.probes_failed;
+    figures
 }
 
 fn figures(table: TableStats) -> CacheFigures {

@@ -53,6 +53,7 @@ impl MissThread {
         jobs: mpsc::Receiver<Job>,
     ) -> Result<Self, MissError> {
         let upstream_metrics = upstream::Metrics::register(&metrics.registry)?;
+        super::figures::provide_upstream(&metrics.providers, Arc::clone(&upstream_metrics));
         let (store, metrics, logger) = (Arc::clone(store), metrics.clone(), query_log.logger());
         let config = config.clone();
         let (handle, controls) = channel();

@@ -128,7 +128,7 @@ impl<'a> Exchange<'a> {
             endpoint.metrics.hedges_won.inc();
         }
         self.count_lost_hedges(attempt);
-        endpoint.metrics.duration.observe((now - self.started).as_secs_f64());
+        endpoint.metrics.replied(header.rcode, (now - self.started).as_secs_f64());
         let reply = Reply { message, endpoint: endpoint.label.clone(), truncated: header.truncated };
         if !MAY_BE_BETTER_ELSEWHERE.contains(&header.rcode) {
             return Some(Ok(reply));

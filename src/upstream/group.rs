@@ -73,7 +73,11 @@ impl Group {
 
     /// Asks, and gives the first good reply. Retries, hedges, other endpoints and the time limit are inside.
     pub async fn exchange(&self, query: &Query) -> Result<Reply, ExchangeError> {
-        Exchange::begin(self, query)?.run().await
+        let result = self.ask(query).await;
+        if matches!(result, Err(ExchangeError::Down)) {
+            self.metrics.count_down();
+        }
+        result
     }
 
     /// Whether every endpoint is known to be down. A group without addresses is.
@@ -83,12 +87,16 @@ impl Group {
 
     /// Asks one health query; true if anyone replied, whatever the rcode.
     pub async fn probe(&self) -> bool {
-        self.exchange(&Query::health()).await.is_ok()
+        self.ask(&Query::health()).await.is_ok()
     }
 
     /// Open TCP connections of all endpoints.
     pub fn connections(&self) -> usize {
         self.endpoints.borrow().iter().map(|endpoint| endpoint.connections()).sum()
+    }
+
+    async fn ask(&self, query: &Query) -> Result<Reply, ExchangeError> {
+        Exchange::begin(self, query)?.run().await
     }
 
     /// The endpoint for the next attempt, by policy, among those that are up and not in `tried`.

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    IntGaugeVec, Opts, Registry, proto,
 };
 
 /// The families `nodens_upstream_*`, shared by all groups.
@@ -24,6 +24,7 @@ pub struct Metrics {
     ignored: IntCounterVec,
     rtt: GaugeVec,
     probes: IntCounterVec,
+    all_down: IntCounter,
     /// Groups that forward to an endpoint share its series; the last one to let go removes them.
     users: Mutex<HashMap<Arc<str>, usize>>,
 }
@@ -33,11 +34,12 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let histogram = HistogramOpts::new(
             "nodens_upstream_duration_seconds",
-            "Time from a query to its reply, by the endpoint that gave the reply, hedges and retries included.",
+            "Time from a query to its reply, by the endpoint that gave the reply and its rcode (NOERROR, NXDOMAIN, \
+             SERVFAIL or other), hedges and retries included.",
         )
         .buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?);
         let metrics = Self {
-            duration: register(registry, HistogramVec::new(histogram, &["endpoint"])?)?,
+            duration: register(registry, HistogramVec::new(histogram, &["endpoint", "rcode"])?)?,
             queries: counters(
                 registry,
                 "queries_total",
@@ -91,9 +93,45 @@ impl Metrics {
                 "Health queries to an endpoint that is down, by result: ok or failed.",
                 &["endpoint", "result"],
             )?,
+            all_down: register(
+                registry,
+                IntCounter::new(
+                    "nodens_upstream_all_down_total",
+                    "Queries that found every endpoint of their zone down.",
+                )?,
+            )?,
             users: Mutex::default(),
         };
         Ok(Arc::new(metrics))
+    }
+
+    /// A query found every endpoint of its zone down.
+    pub(super) fn count_down(&self) {
+        self.all_down.inc();
+    }
+
+    /// Queries so far that found every endpoint of their zone down.
+    pub fn all_down(&self) -> u64 {
+        self.all_down.get()
+    }
+
+    /// Every endpoint there is, asked or not.
+    pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoints = users.keys().map(|label| {
+            let histogram = |rcode| {
+                let of_rcode = self.duration.with_label_values(&[&**label, rcode]);
+                (rcode, of_rcode.metric().get_histogram().clone())
+            };
+            EndpointSnapshot {
+                durations: RCODES.map(histogram).into(),
+                queries: self.queries.with_label_values(&[&**label]).get(),
+                dials: self.dials.with_label_values(&[&**label, "ok"]).get(),
+                probes_failed: self.probes.with_label_values(&[&**label, "failed"]).get(),
+                endpoint: Arc::clone(label),
+            }
+        });
+        endpoints.collect()
     }
 
     /// The series of one endpoint; dropped series leave the registry when the last user has gone.
@@ -103,7 +141,7 @@ impl Metrics {
         let up = self.up.with_label_values(&[&**label]);
         up.set(1);
         EndpointMetrics {
-            duration: self.duration.with_label_values(&[&**label]),
+            durations: RCODES.map(|rcode| self.duration.with_label_values(&[&**label, rcode])),
             queries: self.queries.with_label_values(&[&**label]),
             failed_timeout: one(&self.failures, "timeout"),
             failed_dial: one(&self.failures, "dial"),
@@ -142,10 +180,26 @@ impl Metrics {
     }
 }
 
+/// What is known of one endpoint at a scrape, for metrics under other names.
+#[derive(Debug)]
+pub struct EndpointSnapshot {
+    /// The endpoint's label, `address:port`.
+    pub endpoint: Arc<str>,
+    /// Time from a query to its reply in seconds, by rcode.
+    pub durations: Vec<(&'static str, proto::Histogram)>,
+    /// Queries sent, hedges and retries included.
+    pub queries: u64,
+    /// TCP connections opened.
+    pub dials: u64,
+    /// Health queries that failed.
+    pub probes_failed: u64,
+}
+
 /// The handles of one endpoint.
 #[derive(Debug)]
 pub(super) struct EndpointMetrics {
-    pub(super) duration: Histogram,
+    /// By rcode, in the order of [`RCODES`].
+    durations: [Histogram; RCODES.len()],
     pub(super) queries: IntCounter,
     pub(super) failed_timeout: IntCounter,
     pub(super) failed_dial: IntCounter,
@@ -182,6 +236,19 @@ pub(super) struct EndpointMetrics {
     families: Arc<Metrics>,
 }
 
+impl EndpointMetrics {
+    /// A reply with this rcode came, so many seconds after its query.
+    pub(super) fn replied(&self, rcode: u8, seconds: f64) {
+        let slot = match rcode {
+            0 => 0,
+            3 => 1,
+            2 => 2,
+            _ => 3,
+        };
+        self.durations[slot].observe(seconds);
+    }
+}
+
 impl Drop for EndpointMetrics {
     fn drop(&mut self) {
         let families = &self.families;
@@ -194,7 +261,9 @@ impl Drop for EndpointMetrics {
         users.remove(&self.label);
         // A series that is gone already is no error here.
         let only = [&*self.label];
-        let _ = families.duration.remove_label_values(&only);
+        for rcode in RCODES {
+            let _ = families.duration.remove_label_values(&[&*self.label, rcode]);
+        }
         let _ = families.queries.remove_label_values(&only);
         let _ = families.rtt.remove_label_values(&only);
         for family in [&families.up, &families.in_flight, &families.connections] {
@@ -233,6 +302,9 @@ fn gauges(registry: &Registry, name: &str, help: &str) -> Result<IntGaugeVec, pr
     register(registry, IntGaugeVec::new(Opts::new(format!("nodens_upstream_{name}"), help), &["endpoint"])?)
 }
 
+/// Rcodes with a duration of their own, as RFC 1035 and IANA spell them; the rest shares the last.
+const RCODES: [&str; 4] = ["NOERROR", "NXDOMAIN", "SERVFAIL", "other"];
+
 const FAILURES: &[&str] = &["timeout", "dial", "refused", "closed", "dead", "overloaded", "socket"];
 const DIALS: &[&str] = &["ok", "refused", "timeout", "error"];
 const HEDGES: &[&str] = &["sent", "won", "denied"];
@@ -256,7 +328,62 @@ mod tests {
         drop(first);
         assert!(series() >= 12);
         drop(second);
-        assert_eq!(series(), 0);
+        assert_eq!(series(), 1, "what has no endpoint stays");
+    }
+
+    #[test]
+    fn a_snapshot_tells_replies_by_rcode_and_makes_no_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("an empty registry");
+        let label: Arc<str> = "192.0.2.1:53".into();
+        let endpoint = metrics.endpoint(&label);
+        for (rcode, times) in [(0, 4), (3, 3), (2, 2), (5, 1)] {
+            for _ in 0..times {
+                endpoint.replied(rcode, 0.001);
+            }
+        }
+        endpoint.queries.inc_by(11);
+        endpoint.dials_ok.inc();
+        endpoint.probes_failed.inc_by(2);
+        let [snapshot] = &metrics.snapshot()[..] else { panic!("one endpoint") };
+        let counts: Vec<_> = snapshot
+            .durations
+            .iter()
+            .map(|(rcode, histogram)| (*rcode, histogram.get_sample_count()))
+            .collect();
+        assert_eq!(counts, [("NOERROR", 4), ("NXDOMAIN", 3), ("SERVFAIL", 2), ("other", 1)]);
+        assert_eq!(
+            (&*snapshot.endpoint, snapshot.queries, snapshot.dials, snapshot.probes_failed),
+            (&*label, 11, 1, 2)
+        );
+        drop(endpoint);
+        assert!(metrics.snapshot().is_empty());
+        let left: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        assert_eq!(left, ["nodens_upstream_all_down_total"]);
+    }
+
+    #[test]
+    fn the_page_lists_every_family() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("an empty registry");
+        let _endpoint = metrics.endpoint(&"192.0.2.1:53".into());
+        let page = include_str!("../../docs/metrics.md");
+        let rows = page.lines().filter(|line| line.starts_with("| `nodens_upstream_"));
+        let documented: Vec<&str> = rows.map(|row| row.rsplit_once(" | ").expect("columns").0).collect();
+        let shown: Vec<String> = registry
+            .gather()
+            .iter()
+            .map(|family| {
+                let labels: Vec<String> = family.get_metric()[0]
+                    .get_label()
+                    .iter()
+                    .map(|label| format!("`{}`", label.name()))
+                    .collect();
+                let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+                format!("| `{}` | {kind} | {}", family.name(), labels.join(", "))
+            })
+            .collect();
+        assert_eq!(documented, shown);
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(crate) fn configured() -> Metrics {
             ..ConntrackFigures::default()
         })
     });
-    let endpoint = EndpointFigures::new("10.96.0.10:53".parse().expect("an address"));
+    let endpoint = EndpointFigures::new("10.96.0.10:53");
     metrics
         .providers
         .set_upstream(move || UpstreamFigures { endpoints: vec![endpoint.clone()], all_unhealthy: 0 });
@@ -74,8 +74,8 @@ pub(crate) fn configured() -> Metrics {
     metrics
 }
 
-/// One of everything that can happen, and an upstream that has answered.
-pub(crate) fn traffic(metrics: &Metrics) {
+/// One of everything that can happen, and an upstream that has answered; `round` counts the calls from 1 on.
+pub(crate) fn traffic(metrics: &Metrics, round: u64) {
     let zones = [metrics.zones.intern("cluster.local"), metrics.zones.intern(".")];
     let udp = metrics.tallies.tally(server(Proto::Udp));
     let tcp = metrics.tallies.shared(server(Proto::Tcp));
@@ -93,13 +93,14 @@ pub(crate) fn traffic(metrics: &Metrics) {
         tcp.shed(*reason);
     }
     udp.response(zones[0], Outcome::new(Source::Near, 0, Kind::Positive), 100, 5);
-    metrics.providers.set_upstream(|| {
-        let mut endpoint = EndpointFigures::new("10.96.0.10:53".parse().expect("an address"));
-        let durations = Durations { buckets: vec![(0.001, 3), (0.002, 7)], count: 8, sum: 0.1 };
+    metrics.providers.set_upstream(move || {
+        let mut endpoint = EndpointFigures::new("10.96.0.10:53");
+        let durations =
+            Durations { buckets: vec![(0.001, 3 * round), (0.002, 7 * round)], count: 8 * round, sum: 0.1 };
         endpoint.durations.insert("NOERROR".to_owned(), durations.clone());
         endpoint.durations.insert("SERVFAIL".to_owned(), durations);
-        endpoint.connection_hits.insert("tcp", 7);
-        endpoint.connection_misses.insert("tcp", 1);
+        endpoint.connection_hits.insert("tcp", 7 * round);
+        endpoint.connection_misses.insert("tcp", round);
         UpstreamFigures { endpoints: vec![endpoint], all_unhealthy: 1 }
     });
 }

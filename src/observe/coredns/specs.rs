@@ -79,12 +79,12 @@ pub(super) static PROXY_HEALTHCHECK_FAILURES: Spec =
 pub(super) static PROXY_CONN_HITS: Spec = Spec::counter(
     "coredns_proxy_conn_cache_hits_total",
     &["proxy_name", "to", "proto"],
-    "Exchanges over an open connection.",
+    "Queries sent: all but the first on a connection find it open.",
 );
 pub(super) static PROXY_CONN_MISSES: Spec = Spec::counter(
     "coredns_proxy_conn_cache_misses_total",
     &["proxy_name", "to", "proto"],
-    "Exchanges that opened a connection.",
+    "Connections opened.",
 );
 pub(super) static FORWARD_REQUESTS: Spec =
     Spec::counter("coredns_forward_requests_total", &["to"], "Exchanges with an upstream (older name).");
@@ -133,7 +133,7 @@ pub(super) static HEALTH_DURATIONS: Spec =
 pub(super) static HEALTH_FAILURES: Spec = Spec::counter(
     "coredns_health_request_failures_total",
     &[],
-    "Requests to /health that were not answered with 200.",
+    "Requests to /health that were not answered with 200; always 0.",
 );
 pub(super) static SETUP_ERRORS: Spec = Spec::counter(
     "coredns_nodecache_setup_errors_total",
