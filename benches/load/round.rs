@@ -127,7 +127,6 @@ impl Plan {
             }
         }
         entry.warm_kib.push(process.resident_kib()?);
-        process.pause();
         Ok(Contender { server, process, port, index })
     }
 }
@@ -143,10 +142,7 @@ fn measure(
         entry.fault(format!("ended with {status} before {}", scenario.name()));
         return Ok(());
     }
-    contender.process.resume();
-    thread::sleep(SETTLE);
     let result = driver.measure(scenario, contender.server, &contender.process, contender.port);
-    contender.process.pause();
     if sys::interrupted() {
         return Err(io::ErrorKind::Interrupted.into());
     }
@@ -191,8 +187,6 @@ fn await_answer(port: u16, last_words: impl Fn() -> String) -> io::Result<()> {
 
 /// Cold names generated per second of a measurement: more than any server here resolves.
 const COLD_PER_SECOND: usize = 150_000;
-/// A server that was stopped does what it missed (timers, probes) before it is measured.
-const SETTLE: Duration = Duration::from_millis(100);
 const START_LIMIT: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(5);
