@@ -2,8 +2,10 @@
 //!
 //! `cargo bench --bench load` starts the floor (a bare recvmmsg/sendmmsg responder), nodens and every peer it finds on one
 //! pinned core, drives them with dnsperf from another, and reports CPU time per answer from /proc beside throughput, latency,
-//! losses and memory. Servers take turns within each scenario, and wait stopped (SIGSTOP) while another is measured, so that
-//! what else happens on the machine hits all of them alike; figures are medians over the rounds.
+//! losses and memory. Servers take turns within each scenario, the others idle meanwhile, so that what else happens on the
+//! machine hits all of them alike; figures are medians over the rounds.
+//!
+//! (Stopping the idle ones with SIGSTOP was tried: knot-resolver answers SERVFAIL for a while after it is continued.)
 //!
 //! It needs `dnsperf` and `nsd` (which stands in for CoreDNS); peers that are not installed are listed as missing. All traffic
 //! is on 127.0.0.1, everything started ends with the harness.

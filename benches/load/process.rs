@@ -62,16 +62,6 @@ impl Process {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Stops scheduling it, so that it costs the server being measured nothing.
-    pub(crate) fn pause(&self) {
-        sys::signal_process(self.child.id(), libc::SIGSTOP);
-    }
-
-    /// Undoes [`Self::pause`].
-    pub(crate) fn resume(&self) {
-        sys::signal_process(self.child.id(), libc::SIGCONT);
-    }
-
     /// CPU time used so far by it and its children, threads and all.
     ///
     /// Live tasks are read from schedstat, in nanoseconds (Documentation/scheduler/sched-stats.rst); what ended children
@@ -115,7 +105,6 @@ impl Drop for Process {
             return;
         }
         let pid = self.child.id();
-        sys::signal_process(pid, libc::SIGCONT);
         sys::signal_process(pid, libc::SIGTERM);
         let end = Instant::now() + GRACE;
         while Instant::now() < end {

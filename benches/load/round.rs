@@ -52,8 +52,8 @@ impl Plan {
             servers: self.servers.iter().map(|&server| ServerReport::new(server)).collect(),
         };
         let upstream = servers::free_port()?;
-        let nsd = servers::start_upstream(dir.path(), upstream, &ZONES, self.load_cpu)?;
-        await_answer(upstream, || nsd.last_words())?;
+        let mut nsd = servers::start_upstream(dir.path(), upstream, &ZONES, self.load_cpu)?;
+        await_answer(&mut nsd, upstream)?;
         let driver = Driver::new(&mix, dir.path(), self.load_cpu, self.seconds);
         for round in 0..self.rounds {
             let cold = COLD_PER_SECOND * self.seconds as usize;
@@ -103,8 +103,8 @@ impl Plan {
     ) -> io::Result<Contender> {
         let port = servers::free_port()?;
         let begin = Instant::now();
-        let process = server.start(&driver.dir, port, upstream, self.server_cpu)?;
-        await_answer(port, || process.last_words())?;
+        let mut process = server.start(&driver.dir, port, upstream, self.server_cpu)?;
+        await_answer(&mut process, port)?;
         entry.first_answer_ms.push(begin.elapsed().as_secs_f64() * 1e3);
         entry.idle_kib.push(process.resident_kib()?);
         if server.resolves() {
@@ -127,7 +127,6 @@ impl Plan {
             }
         }
         entry.warm_kib.push(process.resident_kib()?);
-        process.pause();
         Ok(Contender { server, process, port, index })
     }
 }
@@ -143,10 +142,7 @@ fn measure(
         entry.fault(format!("ended with {status} before {}", scenario.name()));
         return Ok(());
     }
-    contender.process.resume();
-    thread::sleep(SETTLE);
     let result = driver.measure(scenario, contender.server, &contender.process, contender.port);
-    contender.process.pause();
     if sys::interrupted() {
         return Err(io::ErrorKind::Interrupted.into());
     }
@@ -168,12 +164,15 @@ fn measure(
     Ok(())
 }
 
-/// Asks until something answers.
-fn await_answer(port: u16, last_words: impl Fn() -> String) -> io::Result<()> {
+/// Asks until the server answers.
+fn await_answer(process: &mut Process, port: u16) -> io::Result<()> {
     let end = Instant::now() + START_LIMIT;
     while Instant::now() < end {
         if sys::interrupted() {
             return Err(io::ErrorKind::Interrupted.into());
+        }
+        if let Some(status) = process.ended()? {
+            return Err(io::Error::other(format!("ended with {status}: {}", process.last_words())));
         }
         // A closed port answers at once (ECONNREFUSED); a listening server takes as long as it takes.
         if let Ok(reply) = client::ask(port, mix::HOT, Qtype::A, RETRY)
@@ -183,16 +182,12 @@ fn await_answer(port: u16, last_words: impl Fn() -> String) -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(2));
     }
-    Err(io::Error::new(
-        io::ErrorKind::TimedOut,
-        format!("no answer within {START_LIMIT:?}: {}", last_words()),
-    ))
+    let said = process.last_words();
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {START_LIMIT:?}: {said}")))
 }
 
 /// Cold names generated per second of a measurement: more than any server here resolves.
 const COLD_PER_SECOND: usize = 150_000;
-/// A server that was stopped does what it missed (timers, probes) before it is measured.
-const SETTLE: Duration = Duration::from_millis(100);
 const START_LIMIT: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(5);

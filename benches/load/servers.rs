@@ -147,8 +147,8 @@ impl Server {
                  forward-zone:\n name: \".\"\n forward-addr: 127.0.0.1@{upstream}\n"
             ),
             Self::Dnsdist => format!(
-                "addLocal('127.0.0.1:{port}')\n\
-                 newServer({{address='127.0.0.1:{upstream}', tcpOnly=true, checkInterval=60}})\n\
+                "addLocal('127.0.0.1:{port}', {{maxInFlight=1000}})\n\
+                 newServer({{address='127.0.0.1:{upstream}', tcpOnly=true, maxInFlight=1000, checkInterval=60}})\n\
                  getPool(''):setCache(newPacketCache(2000000, {{maxTTL=86400, maxNegativeTTL=3600, numberOfShards=1}}))\n\
                  setMaxTCPClientThreads(1)\nsetMaxUDPOutstanding(65535)\nsetSecurityPollSuffix('')\n"
             ),
@@ -168,7 +168,7 @@ impl Server {
                 "net.listen('127.0.0.1', {port}, {{ kind = 'dns' }})\nlog_level('crit')\nmodules.load('policy')\n\
                  trust_anchors.remove('.')\ncache.open(512 * MB, 'lmdb://{dir}')\ncache.max_ttl(86400)\n\
                  policy.add(policy.all(policy.FLAGS({{'TCP'}})))\n\
-                 policy.add(policy.all(policy.STUB('127.0.0.1@{upstream}')))\n"
+                 policy.add(policy.all(policy.FORWARD('127.0.0.1@{upstream}')))\n"
             ),
         })
     }
