@@ -32,6 +32,7 @@ mod land;
 mod look_up;
 mod policy;
 mod reload;
+mod reply;
 mod rewrite;
 mod zone;
 
@@ -42,7 +43,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -56,16 +57,15 @@ pub use zone::TablesError;
 use crate::cache::key::Seed;
 use crate::cache::{Entry, Freshness, Key, Now, Store};
 use crate::config::{Config, Forward};
-use crate::observe::{Counters, Kind, Outcome, ShedReason, Source, ZoneId, Zones};
+use crate::observe::{Counters, ShedReason, Source, ZoneId, Zones};
 use crate::server::client::Client;
 use crate::server::outbox::Outbox;
-use crate::wire::answer::Answer;
-use crate::wire::reply::{Parts, Ttls};
-use crate::wire::{answer, ede, rcode};
+use crate::wire::answer::{Answer, Kind};
+use crate::wire::{ede, rcode};
 use exchange::Exchange;
 use flight::{Flight, Flights, Load, Start};
 use job::{Job, Miss};
-use policy::Policy;
+use reply::Reply;
 use zone::{Forwarder, Local, Open, Route, Tables, Zone};
 
 /// What the miss path is given: everything it shares with other rooms.
@@ -125,13 +125,8 @@ impl<U: Exchange> Resolver<U> {
         }))
     }
 
-    /// Whether any upstream has ever answered: what attracting traffic waits for.
-    pub fn upstream_has_answered(&self) -> bool {
-        self.upstream_has_answered.load(Ordering::Relaxed)
-    }
-
-    /// Takes jobs until their senders are gone, then finishes what is on its way, for `listen.drain` at most; what is
-    /// left then gets SERVFAIL. Must run within a `LocalSet`.
+    /// Takes jobs until their senders are gone, then finishes what is on its way, for a little less than `listen.drain`;
+    /// what is left then gets SERVFAIL. Must run within a `LocalSet`.
     pub async fn run(self: Rc<Self>, mut jobs: mpsc::Receiver<Job>, controls: Controls) {
         controls.share(&self.upstream_has_answered);
         let helpers = [
@@ -150,7 +145,7 @@ impl<U: Exchange> Resolver<U> {
             }
         }
         let drain = self.config.borrow().listen.drain.0;
-        self.finish(drain).await;
+        self.finish(drain.saturating_sub(DRAIN_RESERVE)).await;
         for helper in helpers {
             helper.abort();
         }
@@ -165,9 +160,10 @@ impl<U: Exchange> Resolver<U> {
         };
         let _ = tokio::time::timeout(at_most, all_landed).await;
         let now = (self.context.clock)();
+        let servfail = Answer::empty(rcode::SERVFAIL, Kind::Failure, 0);
         let left = self.flights.borrow().all();
         for flight in left {
-            self.answer_waiters(&flight, &servfail(), Some(ede::NOT_READY), Source::Failure, None, now);
+            self.answer_waiters(&flight, &servfail, Some(ede::NOT_READY), Source::Failure, now);
         }
         self.flush_now();
     }
@@ -192,10 +188,10 @@ impl<U: Exchange> Resolver<U> {
             Route::Zone { zone, target } => (zone, target),
             Route::Local(local) => return self.answer_locally(&tables, &client, &key, local, now),
             Route::Nowhere => {
-                let refused = Answer::empty(rcode::REFUSED, answer::Kind::Failure, 0);
-                let way = Reply { zone: ZoneId::OTHER, source: Source::Failure, upstream: None };
+                let refused = Answer::empty(rcode::REFUSED, Kind::Failure, 0);
                 let extended_error = Some(ede::NOT_AUTHORITATIVE);
-                return self.reply(&client, &key, &refused, Ttls::Aged(0), extended_error, &way, now);
+                let how = Reply { extended_error, ..Reply::new(&key, ZoneId::OTHER, Source::Failure, now) };
+                return self.reply(&client, &refused, &how);
             }
         };
         let stale = answer.filter(|_| zone.policy.stale.is_some());
@@ -211,7 +207,9 @@ impl<U: Exchange> Resolver<U> {
             }
             _ => {}
         }
-        self.join_or_start(key, recursion_desired, client, zone, target, stale, now);
+        let epoch = self.epoch.get();
+        let start = Start { key, recursion_desired, zone, target, stale, refreshes: None, epoch };
+        self.start_for(client, start, now);
     }
 
     /// Lets the client wait for a lookup that is on its way.
@@ -227,32 +225,13 @@ impl<U: Exchange> Resolver<U> {
     }
 
     /// Starts a lookup for which the client waits.
-    #[expect(clippy::too_many_arguments, reason = "all of a question and what is known of it")]
-    fn join_or_start(
-        self: &Rc<Self>,
-        key: Key,
-        recursion_desired: bool,
-        client: Client,
-        zone: Rc<Zone<U>>,
-        target: Option<Box<[u8]>>,
-        stale: Option<Arc<Entry>>,
-        now: Now,
-    ) {
-        let may_start = self.flights.borrow().may_start(client.address(), load_of(&zone));
+    fn start_for(self: &Rc<Self>, client: Client, start: Start<U>, now: Now) {
+        let may_start = self.flights.borrow().may_start(client.address(), load_of(&start.zone));
         if let Err(reason) = may_start {
-            return self.shed(&client, &key, &zone, stale.as_ref(), reason, now);
+            return self.shed(&client, &start.key, &start.zone, start.stale.as_ref(), reason, now);
         }
-        let epoch = self.epoch.get();
-        let start =
-            Start { key: key.clone(), recursion_desired, zone, target, stale, refreshes: None, epoch };
-        match self.start(start) {
-            Some(flight) => self.wait(&flight, client),
-            None => {
-                let way = Reply { zone: ZoneId::OTHER, source: Source::Failure, upstream: None };
-                let not_ready = Some(ede::NOT_READY);
-                self.reply(&client, &key, &servfail(), Ttls::Aged(0), not_ready, &way, now);
-            }
-        }
+        let flight = self.start(start);
+        self.wait(&flight, client);
     }
 
     /// A popular answer nears its end: looks it up anew, with nobody waiting.
@@ -286,13 +265,13 @@ impl<U: Exchange> Resolver<U> {
         }
     }
 
-    fn start(self: &Rc<Self>, start: Start<U>) -> Option<Rc<Flight<U>>> {
-        let flight = self.flights.borrow_mut().start(start)?;
+    fn start(self: &Rc<Self>, start: Start<U>) -> Rc<Flight<U>> {
+        let flight = self.flights.borrow_mut().start(start);
         if let Some(forwarder) = flight.zone.forwarder() {
             forwarder.in_flight.set(forwarder.in_flight.get() + 1);
         }
         spawn_local(Rc::clone(self).fly(Rc::clone(&flight)));
-        Some(flight)
+        flight
     }
 
     fn wait(&self, flight: &Flight<U>, client: Client) {
@@ -304,18 +283,16 @@ impl<U: Exchange> Resolver<U> {
     /// One lookup from start to end. A client with something stale to fall back on waits for the client timer at most;
     /// the lookup goes on all the same (RFC 8767 §5).
     async fn fly(self: Rc<Self>, flight: Rc<Flight<U>>) {
-        let stale = flight.stale.as_ref().zip(flight.zone.policy.stale);
-        let looked = match stale {
+        let looked = match flight.stale.as_ref().zip(flight.zone.policy.stale) {
             None => self.look_up(&flight).await,
             Some((entry, settings)) => {
                 let mut looking_up = std::pin::pin!(self.look_up(&flight));
-                match tokio::time::timeout(settings.client_timeout, &mut looking_up).await {
-                    Ok(looked) => looked,
-                    Err(_) => {
-                        flight.stale_due.set(true);
-                        self.answer_waiters_stale(&flight, entry, (self.context.clock)());
-                        looking_up.await
-                    }
+                if let Ok(looked) = tokio::time::timeout(settings.client_timeout, &mut looking_up).await {
+                    looked
+                } else {
+                    flight.stale_due.set(true);
+                    self.answer_waiters_stale(&flight, entry, (self.context.clock)());
+                    looking_up.await
                 }
             }
         };
@@ -343,120 +320,15 @@ impl<U: Exchange> Resolver<U> {
             ShedReason::ClientShare => (rcode::REFUSED, ede::PROHIBITED),
             _ => (rcode::SERVFAIL, ede::NOT_READY),
         };
-        let answer = Answer::empty(rcode, answer::Kind::Failure, 0);
-        let way = Reply { zone: zone.id, source: Source::Shed, upstream: None };
-        self.reply(client, key, &answer, Ttls::Aged(0), Some(extended_error), &way, now);
+        let answer = Answer::empty(rcode, Kind::Failure, 0);
+        let extended_error = Some(extended_error);
+        self.reply(client, &answer, &Reply { extended_error, ..Reply::new(key, zone.id, Source::Shed, now) });
     }
 
     fn answer_locally(&self, tables: &Tables<U>, client: &Client, key: &Key, local: Local<U>, now: Now) {
         let zone = local.zone.as_ref().map_or(ZoneId::OTHER, |zone| zone.id);
         let answer = self.keep_local(tables, key, local, now);
-        let way = Reply { zone, source: Source::Local, upstream: None };
-        self.reply(client, key, &answer, Ttls::Aged(0), None, &way, now);
-    }
-}
-
-/// Where a reply comes from, for the counters.
-struct Reply<'a> {
-    zone: ZoneId,
-    source: Source,
-    upstream: Option<&'a str>,
-}
-
-impl<U: Exchange> Resolver<U> {
-    /// Replies from an entry within its TTL.
-    fn reply_fresh(&self, client: &Client, key: &Key, entry: &Entry, now: Now) {
-        let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
-        let way = Reply { zone, source: Source::Store, upstream: None };
-        let parts = entry.parts();
-        let ttls = Ttls::Aged(entry.age(now));
-        self.reply_parts(client, key, &parts, entry.kind(), ttls, entry.extended_error(), &way, now);
-    }
-
-    /// Replies from an entry past its TTL (RFC 8767 §4).
-    fn reply_stale(&self, client: &Client, key: &Key, entry: &Entry, policy: &Policy, now: Now) {
-        let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
-        let way = Reply { zone, source: Source::Stale, upstream: None };
-        let ttl = policy.stale.map_or(DEFAULT_STALE_TTL, |stale| stale.answer_ttl);
-        let extended_error = match entry.kind() {
-            answer::Kind::NxDomain => ede::STALE_NXDOMAIN,
-            _ => ede::STALE_ANSWER,
-        };
-        let (parts, ttls) = (entry.parts(), Ttls::Fixed(ttl));
-        self.reply_parts(client, key, &parts, entry.kind(), ttls, Some(extended_error), &way, now);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of a reply; each caller sets each")]
-    fn reply(
-        &self,
-        client: &Client,
-        key: &Key,
-        answer: &Answer,
-        ttls: Ttls,
-        extended_error: Option<u16>,
-        way: &Reply<'_>,
-        now: Now,
-    ) {
-        let parts = Parts {
-            rcode: answer.rcode,
-            authentic_data: answer.authentic_data,
-            counts: answer.counts,
-            body: &answer.body,
-            ttl_at: &answer.ttl_at,
-        };
-        self.reply_parts(client, key, &parts, answer.kind, ttls, extended_error, way, now);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of a reply; each caller sets each")]
-    fn reply_parts(
-        &self,
-        client: &Client,
-        key: &Key,
-        parts: &Parts<'_>,
-        kind: answer::Kind,
-        ttls: Ttls,
-        extended_error: Option<u16>,
-        way: &Reply<'_>,
-        now: Now,
-    ) {
-        let reply_len = self.outbox.borrow_mut().reply(client, parts, ttls, extended_error);
-        self.replied(client, key, parts.rcode, kind, way, reply_len, now);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of a reply; each caller sets each")]
-    fn replied(
-        &self,
-        client: &Client,
-        key: &Key,
-        rcode: u16,
-        kind: answer::Kind,
-        way: &Reply<'_>,
-        reply_len: usize,
-        now: Now,
-    ) {
-        let outcome = Outcome::new(way.source, rcode, observed(kind));
-        let Reply { zone, upstream, .. } = *way;
-        self.context.account.answered(&Answered { client, key, zone, outcome, upstream, reply_len, now });
-        if !self.flush_due.replace(true) {
-            self.flush.notify_one();
-        }
-    }
-
-    /// Sends what is ready, whenever something is: this task is woken by the first reply, and runs when the lookups that
-    /// are ready with it have run.
-    async fn flush_replies(self: Rc<Self>) {
-        loop {
-            self.flush.notified().await;
-            self.flush_now();
-        }
-    }
-
-    fn flush_now(&self) {
-        self.flush_due.set(false);
-        let flushed = self.outbox.borrow_mut().flush();
-        if flushed.refused > 0 {
-            self.context.account.refused(flushed.refused);
-        }
+        self.reply(client, &answer, &Reply::new(key, zone, Source::Local, now));
     }
 }
 
@@ -469,21 +341,8 @@ fn load_of<U: Exchange>(zone: &Zone<U>) -> Load {
     zone.forwarder().map(load).unwrap_or_default()
 }
 
-fn servfail() -> Answer {
-    Answer::empty(rcode::SERVFAIL, answer::Kind::Failure, 0)
-}
-
-fn observed(kind: answer::Kind) -> Kind {
-    match kind {
-        answer::Kind::Positive => Kind::Positive,
-        answer::Kind::NoData => Kind::NoData,
-        answer::Kind::NxDomain => Kind::NxDomain,
-        answer::Kind::Failure => Kind::Failure,
-    }
-}
-
 /// Jobs taken from the channel at once, between two looks at what else is ready.
 const JOBS_AT_ONCE: usize = 256;
 
-/// TTL of a stale answer whose zone has since turned them off (RFC 8767 §4), in seconds.
-const DEFAULT_STALE_TTL: u32 = 30;
+/// What is left of the drain time to answer those whose lookups have not ended.
+const DRAIN_RESERVE: Duration = Duration::from_millis(200);

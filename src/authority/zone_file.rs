@@ -52,9 +52,9 @@ pub enum ZoneFileError {
         /// The file.
         path: PathBuf,
         /// The record's owner.
-        owner: Name,
+        owner: Box<Name>,
         /// The zone.
-        zone: Name,
+        zone: Box<Name>,
     },
     /// The records are no zone: without a SOA record, or with a CNAME beside other data.
     #[error("{}: {reason}", path.display())]
@@ -97,8 +97,8 @@ impl ZoneFile {
             ZoneFileError::Parse { path: path.to_owned(), line, source }
         })?;
         if let Some(outside) = records.values().find(|records| !zone.zone_of(records.name())) {
-            let owner = outside.name().clone();
-            return Err(ZoneFileError::OutsideZone { path: path.to_owned(), owner, zone });
+            let owner = Box::new(outside.name().clone());
+            return Err(ZoneFileError::OutsideZone { path: path.to_owned(), owner, zone: Box::new(zone) });
         }
         let handler = InMemoryZoneHandler::<TokioRuntimeProvider>::new(
             zone.clone(),

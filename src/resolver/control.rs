@@ -63,7 +63,7 @@ impl Handle {
         Ok(outcome.await.map_err(|_| Ended)??)
     }
 
-    /// Asks every group of upstreams whether it answers; false if one does not. Takes as long as the slowest.
+    /// Asks the upstreams whether they answer: true as soon as any does, and where there is none to ask.
     pub async fn probe(&self) -> Result<bool, Ended> {
         let (done, outcome) = oneshot::channel();
         self.orders.send(Order::Probe(done)).await.map_err(|_| Ended)?;

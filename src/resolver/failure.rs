@@ -1,6 +1,6 @@
 //! A lookup that failed: what the client is told, and for how long it is remembered.
 
-use super::exchange::ExchangeError;
+use crate::upstream::ExchangeError;
 use crate::wire::answer::{Answer, AnswerError, Kind};
 use crate::wire::{ede, rcode};
 

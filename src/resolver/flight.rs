@@ -33,6 +33,8 @@ pub(super) struct Flight<U> {
     pub(super) epoch: u64,
     /// The client timer is over: whoever comes now gets the stale answer at once.
     pub(super) stale_due: Cell<bool>,
+    /// The upstream that answered last.
+    pub(super) answered_by: RefCell<Option<Arc<str>>>,
     waiters: RefCell<Vec<Client>>,
 }
 
@@ -133,11 +135,10 @@ impl<U> Flights<U> {
         !self.is_pressed(load)
     }
 
-    /// Puts a lookup into the table; `None` where another question with the same hash is on its way, which is one chance
-    /// in 2^64 for two questions.
-    pub(super) fn start(&mut self, start: Start<U>) -> Option<Rc<Flight<U>>> {
+    /// Puts a lookup into the table. Where another question with the same hash is on its way, which is one chance in 2^64
+    /// for two questions, nobody can join this one.
+    pub(super) fn start(&mut self, start: Start<U>) -> Rc<Flight<U>> {
         let id = Id { hash: start.key.hash(), recursion_desired: start.recursion_desired };
-        let std::collections::hash_map::Entry::Vacant(place) = self.table.entry(id) else { return None };
         let Start { key, recursion_desired, zone, target, stale, refreshes, epoch } = start;
         let flight = Rc::new(Flight {
             key,
@@ -148,9 +149,11 @@ impl<U> Flights<U> {
             refreshes,
             epoch,
             stale_due: Cell::new(false),
+            answered_by: RefCell::default(),
             waiters: RefCell::default(),
         });
-        Some(Rc::clone(place.insert(flight)))
+        self.table.entry(id).or_insert_with(|| Rc::clone(&flight));
+        flight
     }
 
     /// Lets `client` wait for `flight`.
@@ -179,7 +182,12 @@ impl<U> Flights<U> {
 
     /// Takes the lookup out of the table.
     pub(super) fn end(&mut self, flight: &Flight<U>) {
-        self.table.remove(&Id { hash: flight.key.hash(), recursion_desired: flight.recursion_desired });
+        let id = Id { hash: flight.key.hash(), recursion_desired: flight.recursion_desired };
+        if let std::collections::hash_map::Entry::Occupied(place) = self.table.entry(id)
+            && std::ptr::eq(&raw const **place.get(), flight)
+        {
+            place.remove();
+        }
     }
 
     /// All lookups on their way.

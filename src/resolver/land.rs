@@ -1,19 +1,19 @@
 //! The end of a lookup: what is kept, and what those who wait for it get.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::Resolver;
 use super::exchange::Exchange;
 use super::failure::{Failed, Looked, Memory};
 use super::flight::Flight;
+use super::reply::Reply;
 use super::zone::{Local, Tables};
-use super::{Reply, Resolver};
 use crate::cache::entry::Origin;
 use crate::cache::{Entry, Freshness, Key, Now};
 use crate::observe::{Source, ZoneId};
-use crate::wire::answer::{self, Answer};
+use crate::server::client::Client;
+use crate::wire::answer::{Answer, Kind};
 use crate::wire::ede;
-use crate::wire::reply::Ttls;
 
 impl<U: Exchange> Resolver<U> {
     /// Keeps what can be kept and answers all who wait.
@@ -41,7 +41,7 @@ impl<U: Exchange> Resolver<U> {
                     };
                     self.context.store.insert(Entry::new(&flight.key, &answer, origin));
                 }
-                self.answer_waiters(flight, &answer, None, source, None, now);
+                self.answer_waiters(flight, &answer, None, source, now);
             }
             Looked::Truncated => self.answer_waiters_truncated(flight, now),
             Looked::Failed(failed) => self.land_failed(flight, &failed, now),
@@ -57,12 +57,10 @@ impl<U: Exchange> Resolver<U> {
         if flight.recursion_desired && flight.refreshes.is_none() && self.is_current(flight) {
             self.remember(flight, failed, now);
         }
-        match flight.stale.as_ref().filter(|entry| entry.freshness(now) == Freshness::Stale) {
-            Some(stale) => self.answer_waiters_stale(flight, stale, now),
-            None => {
-                let (answer, extended_error) = (&failed.answer, failed.extended_error);
-                self.answer_waiters(flight, answer, extended_error, Source::Failure, None, now);
-            }
+        if let Some(stale) = flight.stale.as_ref().filter(|entry| entry.freshness(now) == Freshness::Stale) {
+            self.answer_waiters_stale(flight, stale, now);
+        } else {
+            self.answer_waiters(flight, &failed.answer, failed.extended_error, Source::Failure, now);
         }
     }
 
@@ -94,7 +92,7 @@ impl<U: Exchange> Resolver<U> {
         let policy = zone.as_ref().map_or(&tables.policy, |zone| &zone.policy);
         let keep = match answer.kind {
             // A refusal that the operator wrote down: as long as it says.
-            answer::Kind::Failure => answer.ttl > 0,
+            Kind::Failure => answer.ttl > 0,
             _ => policy.bound(&mut answer),
         };
         if keep {
@@ -112,12 +110,13 @@ impl<U: Exchange> Resolver<U> {
         answer: &Answer,
         extended_error: Option<u16>,
         source: Source,
-        upstream: Option<&str>,
         now: Now,
     ) {
-        let way = Reply { zone: flight.zone.id, source, upstream };
+        let answered_by = flight.answered_by.borrow();
+        let how = Reply::new(&flight.key, flight.zone.id, source, now);
+        let how = Reply { extended_error, upstream: answered_by.as_deref(), ..how };
         for client in self.take_waiters(flight) {
-            self.reply(&client, &flight.key, answer, Ttls::Aged(0), extended_error, &way, now);
+            self.reply(&client, answer, &how);
         }
     }
 
@@ -129,15 +128,15 @@ impl<U: Exchange> Resolver<U> {
     }
 
     fn answer_waiters_truncated(&self, flight: &Flight<U>, now: Now) {
-        let way = Reply { zone: flight.zone.id, source: Source::Upstream, upstream: None };
+        let answered_by = flight.answered_by.borrow();
+        let how = Reply::new(&flight.key, flight.zone.id, Source::Upstream, now);
+        let how = Reply { upstream: answered_by.as_deref(), ..how };
         for client in self.take_waiters(flight) {
-            let rcode = crate::wire::rcode::NOERROR;
-            let reply_len = self.outbox.borrow_mut().reply_truncated(&client, rcode);
-            self.replied(&client, &flight.key, rcode, answer::Kind::NoData, &way, reply_len, now);
+            self.reply_truncated(&client, &how);
         }
     }
 
-    fn take_waiters(&self, flight: &Flight<U>) -> Vec<crate::server::client::Client> {
+    fn take_waiters(&self, flight: &Flight<U>) -> Vec<Client> {
         let mut flights = self.flights.borrow_mut();
         let waiters = flights.take_waiters(flight);
         self.context.counters.in_flight.set(i64::try_from(flights.waiting()).unwrap_or(i64::MAX));
@@ -147,12 +146,5 @@ impl<U: Exchange> Resolver<U> {
     /// Whether the configuration is still the one the lookup started under.
     fn is_current(&self, flight: &Flight<U>) -> bool {
         flight.epoch == self.epoch.get()
-    }
-
-    /// Notes that an upstream has answered.
-    pub(super) fn note_answer(&self) {
-        if !self.upstream_has_answered.load(Ordering::Relaxed) {
-            self.upstream_has_answered.store(true, Ordering::Release);
-        }
     }
 }

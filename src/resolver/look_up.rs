@@ -1,16 +1,20 @@
 //! A lookup's middle: the question is put to the zone's upstreams or file, and its answer made fit for the client.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use hickory_proto::op::Message;
 
 use super::Resolver;
 use super::dns64::{self, Next};
-use super::exchange::{Exchange, Query};
+use super::exchange::Exchange;
 use super::failure::{Failed, Looked, Memory};
 use super::flight::Flight;
 use super::rewrite::{map_back, proto_name};
 use super::zone::{Source, Zone};
 use crate::cache::Key;
 use crate::config::Dns64;
+use crate::upstream::Query;
 use crate::wire::answer::{Answer, AnswerError};
 use crate::wire::{ede, rtype};
 
@@ -19,8 +23,13 @@ impl<U: Exchange> Resolver<U> {
     pub(super) async fn look_up(&self, flight: &Flight<U>) -> Looked {
         let (key, zone) = (&flight.key, &*flight.zone);
         let name = flight.target.as_deref().unwrap_or(key.name());
-        let question =
-            Question { name, qtype: key.qtype(), key, recursion_desired: flight.recursion_desired };
+        let question = Question {
+            name,
+            qtype: key.qtype(),
+            key,
+            recursion_desired: flight.recursion_desired,
+            answered_by: &flight.answered_by,
+        };
         let translation = zone.dns64.as_ref().filter(|_| dns64::applies(key));
         if translation.is_none() && flight.target.is_none() {
             return match self.ask(zone, question).await {
@@ -47,6 +56,7 @@ impl<U: Exchange> Resolver<U> {
         match &zone.source {
             Source::Forward { forwarder, .. } => {
                 let reply = forwarder.upstream.exchange(&question.to_query()).await?;
+                question.answered_by.replace(Some(reply.endpoint));
                 self.note_answer();
                 Ok(reply.message)
             }
@@ -95,6 +105,8 @@ struct Question<'a> {
     /// Class, DO and CD.
     key: &'a Key,
     recursion_desired: bool,
+    /// Where the upstream that answered is noted.
+    answered_by: &'a RefCell<Option<Arc<str>>>,
 }
 
 impl Question<'_> {

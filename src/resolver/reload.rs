@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::task::spawn_local;
 
 use super::Resolver;
 use super::control::{Controls, Order};
 use super::exchange::Exchange;
 use super::zone::{Tables, TablesError};
-use crate::cache::store::Budgets;
 use crate::config::Config;
 use crate::wire::name::is_at_or_below;
 
@@ -24,42 +25,57 @@ impl<U: Exchange> Resolver<U> {
     ///
     /// Fails where a file cannot be used, and changes nothing then.
     pub fn reload(&self, config: &Config) -> Result<(), TablesError> {
-        if *self.config.borrow() == *config && !self.tables.borrow().has_files() {
+        // Files are watched by themselves.
+        if *self.config.borrow() == *config {
             return Ok(());
         }
         let old = Rc::clone(&self.tables.borrow());
         let new = Rc::new(Tables::build(config, Some(&old), &self.context.zones, &self.open)?);
         *self.tables.borrow_mut() = Rc::clone(&new);
         self.flights.borrow_mut().set_limits(&config.limits);
-        self.context.store.resize(budgets(config));
         self.epoch.set(self.epoch.get() + 1);
         self.context.store.retain(|entry| new.keeps(&old, entry));
         *self.config.borrow_mut() = config.clone();
         Ok(())
     }
 
-    /// Asks every group of upstreams whether it answers.
+    /// Asks the upstreams whether they answer; true as soon as any does, and where there is none to ask.
     pub async fn probe(&self) -> bool {
         let tables = Rc::clone(&self.tables.borrow());
         let mut groups: Vec<_> = tables.forwarders().collect();
         groups.sort_by_key(|group| Rc::as_ptr(group).addr());
         groups.dedup_by_key(|group| Rc::as_ptr(group).addr());
-        let answers = join_all(groups.iter().map(|group| group.upstream.probe())).await;
-        if answers.contains(&true) {
-            self.note_answer();
+        let none = groups.is_empty();
+        let mut answers: FuturesUnordered<_> = groups.iter().map(|group| group.upstream.probe()).collect();
+        while let Some(answered) = answers.next().await {
+            if answered {
+                self.note_answer();
+                return true;
+            }
         }
-        !answers.contains(&false)
+        none
+    }
+
+    /// Notes that an upstream has answered.
+    pub(super) fn note_answer(&self) {
+        if !self.upstream_has_answered.load(Ordering::Relaxed) {
+            self.upstream_has_answered.store(true, Ordering::Release);
+        }
     }
 
     /// Does what other threads ask for.
     pub(super) async fn obey(self: Rc<Self>, mut controls: Controls) {
         while let Some(order) = controls.next().await {
-            // Whoever asked may have stopped waiting.
             match order {
-                Order::Reload(config, done) => drop(done.send(self.reload(&config))),
+                Order::Reload(config, done) => {
+                    // Whoever asked may have stopped waiting, here and below.
+                    let _ = done.send(self.reload(&config));
+                }
                 Order::Probe(done) => {
                     let this = Rc::clone(&self);
-                    spawn_local(async move { drop(done.send(this.probe().await)) });
+                    spawn_local(async move {
+                        let _ = done.send(this.probe().await);
+                    });
                 }
             }
         }
@@ -109,12 +125,6 @@ impl<U: Exchange> Resolver<U> {
             }
         }
     }
-}
-
-/// The store's budgets as configured.
-pub fn budgets(config: &Config) -> Budgets {
-    let cache = &config.cache;
-    Budgets { positive: cache.size.0, negative: cache.negative_size.0, failure: cache.failure_size.0 }
 }
 
 /// What tells one content of a file from another without reading it.

@@ -222,12 +222,6 @@ impl<U: Exchange> Tables<U> {
         self.zones.iter().filter(|zone| matches!(zone.source, Source::File(_)))
     }
 
-    /// Whether anything was read from a file, which may have changed though the configuration has not.
-    pub(super) fn has_files(&self) -> bool {
-        self.zone_files().next().is_some()
-            || self.forwarders().any(|forwarder| forwarder.resolv_confs().next().is_some())
-    }
-
     /// Addresses that are nodens itself.
     pub(super) fn listen(&self) -> &[SocketAddr] {
         &self.listen

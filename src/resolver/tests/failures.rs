@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 use super::flights::key_of;
 use super::support::*;
 use crate::observe::Source;
-use crate::resolver::exchange::ExchangeError;
+use crate::upstream::ExchangeError;
 use crate::wire::ede;
 
 const NAME: &str = "www.example.";

@@ -169,7 +169,7 @@ fn rfc6147_5_1_7_the_ttl_is_no_more_than_the_soas() {
 }
 
 /// AAAA questions get this address, A questions 10.0.0.1.
-fn with_aaaa(text: &'static str) -> impl FnMut(&crate::resolver::exchange::Query) -> Says {
+fn with_aaaa(text: &'static str) -> impl FnMut(&crate::upstream::Query) -> Says {
     move |query| match RecordType::from(query.qtype) {
         RecordType::AAAA => {
             let mut reply = reply_to(query, ResponseCode::NoError);

@@ -15,12 +15,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cache::key::Seed;
+use crate::cache::store::Budgets;
 use crate::cache::{Key, Now, Store};
 use crate::config::{self, Config};
 use crate::observe::{Counters, ShedReason, Source, Zones};
 use crate::resolver::exchange::{Exchange, ExchangeError, Query, Reply};
 use crate::resolver::job::{Job, Miss};
-use crate::resolver::reload::budgets;
 use crate::resolver::{Account, Answered, Context, Handle, Resolver, control};
 use crate::server::client::{Client, TcpWay, Way};
 use crate::wire::query::Query as ClientQuery;
@@ -29,6 +29,8 @@ use crate::wire::reply::Transport;
 /// What an upstream does with a query: waits, then gives this.
 pub(super) type Says = (Duration, Result<Vec<u8>, ExchangeError>);
 
+type Speaks = dyn FnMut(&Query) -> Says;
+
 /// An upstream that does as it is told.
 #[derive(Clone)]
 pub(super) struct Scripted(pub(super) Rc<Script>);
@@ -36,7 +38,7 @@ pub(super) struct Scripted(pub(super) Rc<Script>);
 pub(super) struct Script {
     /// What it was asked, in order.
     pub(super) asked: RefCell<Vec<Query>>,
-    says: RefCell<Box<dyn FnMut(&Query) -> Says>>,
+    says: RefCell<Box<Speaks>>,
     pub(super) down: Cell<bool>,
     pub(super) addresses: RefCell<Vec<SocketAddr>>,
     pub(super) opened: Cell<usize>,
@@ -89,7 +91,6 @@ impl Account for Rc<Told> {
 
 /// All of it.
 pub(super) struct World {
-    pub(super) resolver: Rc<Resolver<Scripted>>,
     pub(super) jobs: mpsc::Sender<Job>,
     pub(super) handle: Handle,
     pub(super) script: Rc<Script>,
@@ -100,6 +101,7 @@ pub(super) struct World {
 
 /// How a client asks.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the query's flag bits")]
 pub(super) struct Asks {
     pub(super) from: [u8; 4],
     pub(super) recursion_desired: bool,
@@ -152,7 +154,7 @@ impl World {
             addresses: RefCell::default(),
             opened: Cell::new(0),
         });
-        let store = Arc::new(Store::new(budgets(&config)));
+        let store = Arc::new(Store::new(Budgets { positive: 1 << 25, negative: 1 << 23, failure: 1 << 20 }));
         let told = Rc::new(Told::default());
         let counters = Counters::register(&prometheus::Registry::new()).unwrap();
         let context = Context {
@@ -171,8 +173,8 @@ impl World {
         let resolver = Resolver::new(&config, context, open).unwrap();
         let (jobs, receiver) = mpsc::channel(16_384);
         let (handle, controls) = control::channel();
-        tokio::task::spawn_local(Rc::clone(&resolver).run(receiver, controls));
-        Self { resolver, jobs, handle, script, store, told, counters }
+        tokio::task::spawn_local(resolver.run(receiver, controls));
+        Self { jobs, handle, script, store, told, counters }
     }
 
     /// Sends a query; the reply arrives at the receiver.
