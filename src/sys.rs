@@ -10,3 +10,4 @@
 pub mod clock;
 pub mod mmsg;
 pub mod socket;
+pub mod tcp;

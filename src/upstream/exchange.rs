@@ -178,8 +178,8 @@ impl<'a> Exchange<'a> {
         if self.retries > RETRIES {
             return Some(self.give_up(ExchangeError::Unreachable { endpoint: endpoint.label.clone() }));
         }
-        if failure == Failure::Closed && !endpoint.is_down() && self.retries <= RETRIES_AT_ONCE {
-            // An idle connection that was closed under the query is no failure: once more, on a fresh one.
+        if failure == Failure::Lost && !endpoint.is_down() && self.retries <= RETRIES_AT_ONCE {
+            // A connection that was closed under the query is no failure: once more, where life is proven.
             self.hedge_at = Some(now + endpoint.hedge_delay());
             let made = self.flight.attempts(|attempts| attempts[attempt].made);
             return self
@@ -239,6 +239,7 @@ impl<'a> Exchange<'a> {
         if waiting_for_a_dial || tried >= ATTEMPTS || endpoint.is_full() {
             return;
         }
+        self.doubt_connections(now);
         // A query that was never sent may go elsewhere without asking for leave, and a lost datagram is not the
         // upstream's load.
         let unsent = self.flight.attempts(|attempts| attempts.iter().all(|a| a.over || a.sent.is_none()));
@@ -249,9 +250,21 @@ impl<'a> Exchange<'a> {
             endpoint.metrics.hedges_denied.inc();
             return;
         }
-        if self.attempt(&endpoint, now, Attempt { hedge: true, ..Attempt::FIRST }).is_ok() {
+        if self.attempt(&endpoint, now, Attempt { hedge: true, after: Some(self.started) }).is_ok() {
             endpoint.metrics.hedges_sent.inc();
         }
+    }
+
+    /// Has the kernel asked whether the peers of silent connections are there: if one is not, all its queries are asked
+    /// again at once, without a budget.
+    fn doubt_connections(&self, now: Instant) {
+        self.flight.attempts(|attempts| {
+            for attempt in attempts.iter().filter(|attempt| !attempt.over) {
+                if let Some(Sent::Tcp(connection)) = &attempt.sent {
+                    connection.doubt(now, attempt.endpoint.rtt().unwrap_or_default());
+                }
+            }
+        });
     }
 
     fn timed_out(&mut self) -> Result<Reply, ExchangeError> {
@@ -319,7 +332,7 @@ impl<'a> Exchange<'a> {
 #[derive(Clone, Copy)]
 struct Attempt {
     hedge: bool,
-    /// Only on a connection opened after this.
+    /// Only on a connection opened or heard from after this, where one can be had.
     after: Option<Instant>,
 }
 
