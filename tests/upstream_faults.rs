@@ -170,7 +170,8 @@ fn a_refused_endpoint_costs_nothing_where_another_answers() {
                 let bench = Rc::new(bench_at(&spec, vec![address, upstream.address()]));
                 let durations =
                     load(&bench, 100, Duration::from_millis(1), |n| format!("n{n}.example"), |_| true).await;
-                assert!(quantile(&durations, 1.0) < Duration::from_millis(250), "{transport:?} {policy:?}");
+                let worst = quantile(&durations, 1.0);
+                assert!(worst < Duration::from_millis(250), "{transport:?} {policy:?} {worst:?}");
             });
         }
     }
@@ -261,7 +262,7 @@ fn a_full_endpoint_sheds() {
                 usize::from(matches!(task.await.expect("no panic"), Err(ExchangeError::Overloaded { .. })));
         }
         assert_eq!(shed, 5);
-        assert_eq!(bench.count("nodens_upstream_in_flight", &[]), 0);
+        until("nothing is in flight", || bench.count("nodens_upstream_in_flight", &[]) == 0).await;
     });
 }
 
@@ -320,7 +321,7 @@ fn ten_thousand_bad_rounds_leave_nothing_behind() {
             most = most.max(bench.group.connections());
         }
         assert!(most <= 16 * 8, "{most} connections");
-        assert_eq!(bench.count("nodens_upstream_in_flight", &[]), 0);
+        until("nothing is in flight", || bench.count("nodens_upstream_in_flight", &[]) == 0).await;
         drop(bench);
         until("all connections are closed", || upstream.open() == 0).await;
         until("all tasks have ended", || tasks() == before).await;

@@ -140,15 +140,13 @@ impl Connection {
         true
     }
 
-    /// A hedge answered before this connection did. Returns true if that was once too often: it takes no more queries.
-    pub(super) fn let_hedge_win(&self) -> bool {
+    /// A hedge answered before this connection did. Once too often, and it takes no more queries.
+    pub(super) fn let_hedge_win(&self) {
         self.lost.set(self.lost.get() + 1);
-        if self.lost.get() < LOST_HEDGES || self.state.get() != State::Open {
-            return false;
+        if self.lost.get() >= LOST_HEDGES && self.state.get() == State::Open {
+            self.state.set(State::Draining(Retirement::Hedged));
+            self.wake();
         }
-        self.state.set(State::Draining(Retirement::Hedged));
-        self.wake();
-        true
     }
 
     /// A query has gone unanswered for long: when a living peer must have acknowledged it, the kernel is asked.

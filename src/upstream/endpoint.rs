@@ -100,6 +100,19 @@ impl Endpoint {
         self.removed.get() || self.health.borrow().is_down()
     }
 
+    /// Whether others are to be asked first.
+    pub(super) fn is_doubted(&self, now: Instant) -> bool {
+        self.health.borrow().is_doubted(now)
+    }
+
+    /// Another endpoint answered a lookup that this one had been asked first.
+    pub(super) fn was_beaten(self: &Rc<Self>, now: Instant, asked: Instant) {
+        self.health.borrow_mut().doubt(now);
+        if self.last_reply.get().is_none_or(|reply| reply < asked) {
+            self.suspect();
+        }
+    }
+
     /// Whether it has as many unanswered queries as it may.
     pub(super) fn is_full(&self) -> bool {
         self.in_flight.get() >= self.settings.max_in_flight

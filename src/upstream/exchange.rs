@@ -45,8 +45,8 @@ enum Step {
 impl<'a> Exchange<'a> {
     /// Makes the first attempt.
     pub(super) fn begin(group: &'a Group, query: &Query) -> Result<Self, ExchangeError> {
-        let endpoint = group.choose(|_| false)?;
         let started = Instant::now();
+        let endpoint = group.choose(started, |_| false)?;
         let flight = Flight::new(Message::encode(query));
         group.earn_hedge();
         let mut exchange = Self {
@@ -126,8 +126,9 @@ impl<'a> Exchange<'a> {
         }
         if hedge {
             endpoint.metrics.hedges_won.inc();
+            self.group.hedge_won();
         }
-        self.count_lost_hedges(attempt);
+        self.count_lost_hedges(attempt, now);
         endpoint.metrics.duration.observe((now - self.started).as_secs_f64());
         let reply = Reply { message, endpoint: endpoint.label.clone(), truncated: header.truncated };
         if !MAY_BE_BETTER_ELSEWHERE.contains(&header.rcode) {
@@ -140,7 +141,7 @@ impl<'a> Exchange<'a> {
         if self.has_open_attempt() {
             return None;
         }
-        match self.untried() {
+        match self.untried(now) {
             Some(other) if self.attempt(&other, now, Attempt::FIRST).is_ok() => {
                 self.hedge_at = Some(now + other.hedge_delay());
                 None
@@ -149,12 +150,16 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Connections that are silent while a later attempt is answered have let a hedge win.
-    fn count_lost_hedges(&self, winner: usize) {
+    /// Connections and endpoints that are silent while a later attempt is answered have let a hedge win.
+    fn count_lost_hedges(&self, winner: usize, now: Instant) {
         self.flight.attempts(|attempts| {
+            let best = &attempts[winner].endpoint;
             for loser in attempts[..winner].iter().filter(|attempt| !attempt.over) {
                 if let Some(Sent::Tcp(connection)) = &loser.sent {
                     connection.let_hedge_win();
+                }
+                if !Rc::ptr_eq(&loser.endpoint, best) {
+                    loser.endpoint.was_beaten(now, loser.made);
                 }
             }
         });
@@ -187,7 +192,7 @@ impl<'a> Exchange<'a> {
                 .err()
                 .map(Err);
         }
-        if let Some(other) = self.untried() {
+        if let Some(other) = self.untried(now) {
             self.hedge_at = Some(now + other.hedge_delay());
             return self.attempt(&other, now, Attempt::FIRST).err().map(Err);
         }
@@ -207,7 +212,7 @@ impl<'a> Exchange<'a> {
             self.suspect_silent();
         }
         if due(&mut self.retry_at, now) {
-            match self.group.choose(|_| false) {
+            match self.group.choose(now, |_| false) {
                 Ok(endpoint) => {
                     self.hedge_at = Some(now + endpoint.hedge_delay());
                     if let Err(error) = self.attempt(&endpoint, now, Attempt::FIRST) {
@@ -221,7 +226,7 @@ impl<'a> Exchange<'a> {
             self.hedge(Need::Behind, now);
         }
         if due(&mut self.hedge_at, now) {
-            let need = if self.is_behind(now) { Need::Behind } else { Need::Head };
+            let need = if self.is_behind(now) || self.is_doubted(now) { Need::Behind } else { Need::Head };
             self.hedge(need, now);
         }
         None
@@ -230,7 +235,7 @@ impl<'a> Exchange<'a> {
     /// Asks a second time, on another endpoint if there is one, else on another connection.
     fn hedge(&mut self, need: Need, now: Instant) {
         let tried = self.flight.attempts(<[_]>::len);
-        let Ok(endpoint) = self.group.choose(|endpoint| self.has_tried(endpoint)) else { return };
+        let Ok(endpoint) = self.group.choose(now, |endpoint| self.has_tried(endpoint)) else { return };
         // Each further hedge waits longer than the one before.
         self.hedge_at = Some(now + endpoint.hedge_delay() * (1 << tried.min(3)));
         let waiting_for_a_dial = self.flight.attempts(|attempts| {
@@ -310,6 +315,13 @@ impl<'a> Exchange<'a> {
         })
     }
 
+    /// Whether all that was asked has failed others meanwhile.
+    fn is_doubted(&self, now: Instant) -> bool {
+        self.flight.attempts(|attempts| {
+            attempts.iter().filter(|attempt| !attempt.over).all(|attempt| attempt.endpoint.is_doubted(now))
+        })
+    }
+
     fn has_open_attempt(&self) -> bool {
         self.flight.attempts(|attempts| attempts.iter().any(|attempt| !attempt.over))
     }
@@ -320,9 +332,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// An endpoint that is up and has not been asked for this lookup.
-    fn untried(&self) -> Option<Rc<Endpoint>> {
+    fn untried(&self, now: Instant) -> Option<Rc<Endpoint>> {
         self.group
-            .choose(|endpoint| self.has_tried(endpoint))
+            .choose(now, |endpoint| self.has_tried(endpoint))
             .ok()
             .filter(|endpoint| !self.has_tried(endpoint))
     }
