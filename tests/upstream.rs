@@ -1,18 +1,18 @@
 //! Upstream exchange against a scripted upstream on loopback.
 
-#[path = "support/exchange.rs"]
-mod exchange;
-#[path = "support/upstream.rs"]
-mod scripted;
+mod support {
+    pub(crate) mod exchange;
+    pub(crate) mod upstream;
+}
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use exchange::{bench, first_address, parsed, query, run, spec};
 use hickory_proto::rr::Name;
 use nodens::config::{Forward, HumanDuration, Transport};
 use nodens::upstream::{ExchangeError, Query};
-use scripted::{Behaviour, LIE, Order, Upstream};
+use support::exchange::{bench, first_address, parsed, query, run, spec};
+use support::upstream::{Behaviour, LIE, Order, Upstream};
 
 #[test]
 fn tcp_gives_the_right_answer_over_one_connection() {

@@ -1,19 +1,19 @@
 //! Upstream exchange under faults: peers that hang, names that are slow, endpoints that go and come back.
 
-#[path = "support/exchange.rs"]
-mod exchange;
-#[path = "support/upstream.rs"]
-mod scripted;
+mod support {
+    pub(crate) mod exchange;
+    pub(crate) mod upstream;
+}
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use exchange::{Bench, bench, bench_at, run, spec, until};
 use hickory_proto::op::ResponseCode;
 use nodens::config::{Forward, Fraction, HumanDuration, Policy, Transport};
 use nodens::upstream::ExchangeError;
-use scripted::{Behaviour, Order, Upstream};
+use support::exchange::{Bench, bench, bench_at, first_address, parsed, run, spec, until};
+use support::upstream::{Behaviour, Order, Upstream, address_of};
 
 /// Asks `count` names of `name(i)`, one every `every`, each in a task of its own; gives the durations of those that
 /// `measured` chooses, sorted.
@@ -210,7 +210,7 @@ fn servfail_from_one_is_asked_of_another_and_passed_on_from_the_last() {
         two.right("n.example").await;
         let one = bench(&spec, &[&bad]);
         let reply = one.ask("n.example").await.expect("a reply");
-        assert_eq!(exchange::parsed(&reply).metadata.response_code, ResponseCode::ServFail);
+        assert_eq!(parsed(&reply).metadata.response_code, ResponseCode::ServFail);
     });
 }
 
@@ -310,7 +310,7 @@ fn ten_thousand_bad_rounds_leave_nothing_behind() {
                     tokio::task::spawn_local(async move {
                         let name = format!("n{}.example", number % 20);
                         if let Ok(reply) = bench.ask(&name).await {
-                            assert_eq!(exchange::first_address(&reply), Some(scripted::address_of(&name)));
+                            assert_eq!(first_address(&reply), Some(address_of(&name)));
                         }
                     })
                 })

@@ -14,7 +14,7 @@ use nodens::upstream::{ExchangeError, Group, Metrics, Query, Reply};
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 
-use super::scripted::{Upstream, address_of};
+use super::upstream::{Upstream, address_of};
 
 /// Runs on the kind of runtime that nodens gives this room.
 pub fn run<T>(work: impl Future<Output = T>) -> T {
