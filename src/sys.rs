@@ -11,3 +11,4 @@ pub mod caps;
 pub mod clock;
 pub mod mmsg;
 pub mod socket;
+pub mod tcp;

@@ -8,13 +8,16 @@ use tokio::time::Instant;
 pub(super) struct HedgeBudget {
     share: f64,
     tokens: f64,
+    /// What hedges of heads have earned by winning: where they never win, names are slow and no peer is lost.
+    head_credit: f64,
     refilled: Instant,
 }
 
 /// How badly a hedge is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    /// The query is the oldest of its connection: its name may just be slow. Leaves half of the burst to the others.
+    /// The query is the oldest of its connection: its name may just be slow. Leaves half of the burst to the others,
+    /// and is granted as long as such hedges win.
     Head,
     /// The query waits behind an older one on a connection that is served in order.
     Behind,
@@ -23,7 +26,7 @@ pub(super) enum Need {
 impl HedgeBudget {
     /// A full bucket; `share` 0 means that nothing is ever hedged.
     pub(super) fn new(share: f64, now: Instant) -> Self {
-        Self { share, tokens: if share > 0.0 { BURST } else { 0.0 }, refilled: now }
+        Self { share, tokens: if share > 0.0 { BURST } else { 0.0 }, head_credit: HEAD_CREDIT, refilled: now }
     }
 
     /// One query was asked.
@@ -39,15 +42,21 @@ impl HedgeBudget {
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
         self.tokens = (self.tokens + elapsed * REFILL_PER_SECOND).min(BURST);
-        let floor = match need {
-            Need::Head => BURST / 2.0,
-            Need::Behind => 0.0,
+        self.head_credit = (self.head_credit + elapsed * HEAD_CREDIT_PER_SECOND).min(HEAD_CREDIT);
+        let granted = match need {
+            Need::Head => self.tokens >= BURST / 2.0 + 1.0 && self.head_credit >= 1.0,
+            Need::Behind => self.tokens >= 1.0,
         };
-        let granted = self.tokens >= floor + 1.0;
         if granted {
             self.tokens -= 1.0;
+            self.head_credit -= f64::from(u8::from(need == Need::Head));
         }
         granted
+    }
+
+    /// A hedge was answered before the query it stood in for.
+    pub(super) fn won(&mut self) {
+        self.head_credit = (self.head_credit + HEAD_CREDIT_OF_A_WIN).min(HEAD_CREDIT);
     }
 }
 
@@ -55,6 +64,12 @@ impl HedgeBudget {
 const BURST: f64 = 64.0;
 /// Hedges a second whatever the traffic, so that a node with little traffic recovers as fast as a busy one.
 const REFILL_PER_SECOND: f64 = 4.0;
+/// Hedges of heads that may lose in a row.
+const HEAD_CREDIT: f64 = 32.0;
+/// A win pays for itself and two that lose: of two endpoints behind a service IP one may be gone.
+const HEAD_CREDIT_OF_A_WIN: f64 = 3.0;
+/// Hedges of heads a second that are tried nevertheless.
+const HEAD_CREDIT_PER_SECOND: f64 = 1.0;
 
 #[cfg(test)]
 mod tests {
@@ -80,6 +95,27 @@ mod tests {
         let heads = (0..1_000).filter(|_| budget.take(Need::Head, now)).count();
         let behind = (0..1_000).filter(|_| budget.take(Need::Behind, now)).count();
         assert_eq!((heads, behind), (32, 32));
+    }
+
+    #[test]
+    fn heads_are_hedged_as_long_as_that_helps() {
+        let start = Instant::now();
+        let hedged = |wins: bool| {
+            let mut budget = HedgeBudget::new(1.0, start);
+            let mut sent = 0;
+            for query in 0..1_000u32 {
+                budget.earn();
+                if budget.take(Need::Head, start + Duration::from_millis(10) * query) {
+                    sent += 1;
+                    if wins && sent % 3 == 0 {
+                        budget.won();
+                    }
+                }
+            }
+            sent
+        };
+        assert_eq!(hedged(true), 1_000);
+        assert_eq!(hedged(false), 32 + 9, "the credit, and one a second");
     }
 
     proptest! {

@@ -25,6 +25,10 @@ pub(super) struct Connection {
     outgoing: RefCell<Outgoing>,
     /// When a query was last sent or a reply last read.
     used: Cell<Instant>,
+    /// When a reply was last read.
+    heard: Cell<Option<Instant>>,
+    /// When to ask the kernel whether the peer acknowledges anything.
+    doubt: Cell<Option<Instant>>,
     /// Hedges that won in a row over queries of this connection.
     lost: Cell<u32>,
 }
@@ -78,8 +82,15 @@ impl Connection {
             waiters: RefCell::default(),
             outgoing: RefCell::default(),
             used: Cell::new(now),
+            heard: Cell::new(None),
+            doubt: Cell::new(None),
             lost: Cell::new(0),
         })
+    }
+
+    /// Whether it was opened, or a reply came on it, after this moment.
+    pub(super) fn is_proven_since(&self, moment: Instant) -> bool {
+        self.opened > moment || self.heard.get().is_some_and(|heard| heard > moment)
     }
 
     /// Whether it takes queries.
@@ -129,15 +140,24 @@ impl Connection {
         true
     }
 
-    /// A hedge answered before this connection did. Returns true if that was once too often: it takes no more queries.
-    pub(super) fn let_hedge_win(&self) -> bool {
+    /// A hedge answered before this connection did. Once too often, and it takes no more queries.
+    pub(super) fn let_hedge_win(&self) {
         self.lost.set(self.lost.get() + 1);
-        if self.lost.get() < LOST_HEDGES || self.state.get() != State::Open {
-            return false;
+        if self.lost.get() >= LOST_HEDGES && self.state.get() == State::Open {
+            self.state.set(State::Draining(Retirement::Hedged));
+            self.wake();
         }
-        self.state.set(State::Draining(Retirement::Hedged));
-        self.wake();
-        true
+    }
+
+    /// A query has gone unanswered for long: when a living peer must have acknowledged it, the kernel is asked.
+    pub(super) fn doubt(&self, now: Instant, rtt: Duration) {
+        if self.doubt.get().is_some() {
+            return;
+        }
+        if let Some((_, sent)) = self.waiters.borrow().oldest() {
+            self.doubt.set(Some((sent + ACKNOWLEDGED_BY + rtt).max(now)));
+            self.wake();
+        }
     }
 
     /// Closes the connection; its task fails what is unanswered.
@@ -175,6 +195,8 @@ impl Connection {
         drop(waiters);
         let now = Instant::now();
         self.used.set(now);
+        self.heard.set(Some(now));
+        self.doubt.set(None);
         self.lost.set(0);
         endpoint.answered(now, sent);
         if flight.is_done() {
@@ -210,7 +232,7 @@ impl Driver {
             if !flight.is_done() {
                 let metrics = &self.endpoint.metrics;
                 if reason == Retirement::Dead { &metrics.failed_dead } else { &metrics.failed_closed }.inc();
-                flight.deliver(Event::Failed { attempt, failure: Failure::Closed });
+                flight.deliver(Event::Failed { attempt, failure: Failure::Lost });
             }
         }
     }
@@ -229,6 +251,12 @@ impl Driver {
             && self.connection.waiters.borrow().is_empty()
         {
             return Poll::Ready(reason);
+        }
+        // A doubt that has come up since makes the next look sooner.
+        if let Some(at) = self.connection.doubt.get()
+            && at < self.timer.deadline()
+        {
+            self.timer.as_mut().reset(at);
         }
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
@@ -294,28 +322,37 @@ impl Driver {
     /// What a connection looks after now and then: its age, its use, and queries that nobody will answer.
     fn look_after(&mut self, now: Instant) -> Option<Retirement> {
         let connection = &self.connection;
-        let mut waiters = connection.waiters.borrow_mut();
         let patience = self.endpoint.patience();
-        if let Some((_, sent)) = waiters.oldest()
-            && now.saturating_duration_since(sent) >= patience
-        {
+        if connection.oldest_age(now).is_some_and(|age| age >= patience) {
             return Some(Retirement::Dead);
         }
-        waiters.forget_lost(now, patience);
-        if waiters.is_empty() {
+        if connection.doubt.get().is_some_and(|at| at <= now) {
+            connection.doubt.set(None);
+            if self.is_unacknowledged() {
+                self.endpoint.failed(now);
+                return Some(Retirement::Dead);
+            }
+        }
+        connection.waiters.borrow_mut().forget_lost(now, patience);
+        if connection.load() == 0 {
             if now.saturating_duration_since(connection.used.get()) >= IDLE {
                 return Some(Retirement::Idle);
             }
             if now >= connection.expires {
                 return Some(Retirement::Age);
             }
-            if self.endpoint.has_excess() {
+            if self.endpoint.has_excess(now) {
                 return Some(Retirement::Excess);
             }
         } else if now >= connection.expires && connection.state.get() == State::Open {
             connection.state.set(State::Draining(Retirement::Age));
         }
         None
+    }
+
+    /// Whether the peer owes an acknowledgement. Where the kernel does not say, it is taken to live.
+    fn is_unacknowledged(&self) -> bool {
+        crate::sys::tcp::unacknowledged(&self.stream).is_ok_and(|bytes| bytes > 0)
     }
 }
 
@@ -337,6 +374,8 @@ pub(super) const SCRATCH: usize = 64 * 1024;
 const IDLE: Duration = Duration::from_secs(8);
 /// How often a connection looks after itself.
 const TICK: Duration = Duration::from_secs(1);
+/// A living peer acknowledges by then, beside the round trip: Linux delays an ACK by 40 ms, others up to twice that.
+const ACKNOWLEDGED_BY: Duration = Duration::from_millis(100);
 /// Hedges lost in a row after which a connection takes no more queries.
 const LOST_HEDGES: u32 = 2;
 /// Bytes of write buffer kept between batches.

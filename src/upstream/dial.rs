@@ -19,7 +19,7 @@ pub(super) fn start(endpoint: &Rc<Endpoint>) {
 }
 
 async fn run(endpoint: Rc<Endpoint>) {
-    let limit = (endpoint.hedge_delay() * DIAL_HEDGE_DELAYS).clamp(DIAL_FLOOR, DIAL_CAP);
+    let limit = endpoint.dial_limit();
     let result = tokio::time::timeout(limit, open(&endpoint)).await;
     let now = Instant::now();
     let metrics = &endpoint.metrics;
@@ -78,12 +78,6 @@ async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream
     socket.connect(address).await
 }
 
-/// A dial may take so many hedge delays.
-const DIAL_HEDGE_DELAYS: u32 = 4;
-/// Shortest limit of a dial.
-const DIAL_FLOOR: Duration = Duration::from_millis(400);
-/// Longest limit of a dial: the first SYN's retransmission comes after 1 s (RFC 6298 §2.1), a new dial is no later.
-const DIAL_CAP: Duration = Duration::from_secs(1);
 /// Dials started beside one that stalls.
 const DIALS_BESIDE: usize = 2;
 /// Dials of one endpoint under way at once.

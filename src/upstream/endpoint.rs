@@ -95,9 +95,22 @@ impl Endpoint {
         Rc::clone(&self.scratch)
     }
 
-    /// Whether it is known not to answer.
+    /// Whether it is known not to answer, or no longer configured.
     pub(super) fn is_down(&self) -> bool {
-        self.health.borrow().is_down()
+        self.removed.get() || self.health.borrow().is_down()
+    }
+
+    /// Whether others are to be asked first.
+    pub(super) fn is_doubted(&self, now: Instant) -> bool {
+        self.health.borrow().is_doubted(now)
+    }
+
+    /// Another endpoint answered a lookup that this one had been asked first.
+    pub(super) fn was_beaten(self: &Rc<Self>, now: Instant, asked: Instant) {
+        self.health.borrow_mut().doubt(now);
+        if self.last_reply.get().is_none_or(|reply| reply < asked) {
+            self.suspect();
+        }
     }
 
     /// Whether it has as many unanswered queries as it may.
@@ -125,6 +138,11 @@ impl Endpoint {
         self.rtt.borrow().dial_stall()
     }
 
+    /// How long a dial may take in all.
+    pub(super) fn dial_limit(&self) -> Duration {
+        self.rtt.borrow().dial_limit()
+    }
+
     /// How long a query may stay unanswered, with nothing sent later answered either, before its connection is dead.
     pub(super) fn patience(&self) -> Duration {
         self.settings.timeout + PATIENCE_BEYOND_TIMEOUT
@@ -136,8 +154,12 @@ impl Endpoint {
     }
 
     /// Whether more connections take queries than should.
-    pub(super) fn has_excess(&self) -> bool {
-        self.connections.borrow().len() > self.settings.max_connections
+    pub(super) fn has_excess(&self, now: Instant) -> bool {
+        let after = self.blocked_after();
+        let takes_queries = |connection: &&Rc<Connection>| {
+            connection.is_usable() && connection.oldest_age(now).is_none_or(|age| age < after)
+        };
+        self.connections.borrow().iter().filter(takes_queries).count() > self.settings.max_connections
     }
 
     /// Open connections.
@@ -191,8 +213,8 @@ impl Endpoint {
         });
     }
 
-    /// Sends an attempt of `flight` on its way. `after`: only on a connection opened after this moment, since the older
-    /// ones were closed under it.
+    /// Sends an attempt of `flight` on its way. `after`: on a connection that was opened or heard from after this moment,
+    /// since those silent for longer may be as dead as the one before.
     pub(super) fn submit(
         self: &Rc<Self>,
         flight: &Rc<Flight>,
@@ -230,9 +252,9 @@ impl Endpoint {
                     .any(|a| matches!(&a.sent, Some(Sent::Tcp(other)) if Rc::ptr_eq(other, connection)))
             };
             let view = |connection: &Rc<Connection>| View {
-                usable: connection.is_usable()
-                    && after.is_none_or(|after| connection.opened > after)
-                    && !on_it(connection),
+                open: connection.is_usable(),
+                tried: on_it(connection),
+                proven: after.is_none_or(|moment| connection.is_proven_since(moment)),
                 load: connection.load(),
                 oldest: connection.oldest_age(now),
             };
@@ -340,7 +362,7 @@ impl Endpoint {
         self.fail_pending();
     }
 
-    /// Asks the endpoint one health query over a connection of its own choice. Any reply counts.
+    /// Asks the endpoint one health query, over TCP on a fresh connection. Any reply counts.
     pub(super) async fn check(self: &Rc<Self>, timeout: Duration) -> bool {
         let flight = Flight::new(Message::encode(&Query::health()));
         let landing = Landing(Rc::clone(&flight));
@@ -368,7 +390,7 @@ impl Endpoint {
                 if endpoint.removed.get() || !endpoint.is_down() {
                     return;
                 }
-                if endpoint.check(PROBE_TIMEOUT).await {
+                if endpoint.check(endpoint.dial_limit()).await {
                     endpoint.metrics.probes_ok.inc();
                     return;
                 }
@@ -406,8 +428,6 @@ const PATIENCE_BEYOND_TIMEOUT: Duration = Duration::from_secs(1);
 const QUERIES_PER_DIAL: usize = 32;
 /// Dials at a time for waiting queries.
 const DIALS_FOR_PENDING: usize = 4;
-/// How long a suspected endpoint may take over its health query.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an endpoint that is down may take over a probe; shorter than a probe's distance would allow, so that the
-/// next one, with a SYN of its own, is not late.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long a suspected endpoint may take over its health query. With the wait before the suspicion it leaves a lookup
+/// to a dead upstream without an answer for less than two seconds.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(700);

@@ -47,6 +47,11 @@ impl RttEstimator {
         self.bounded(HEDGE_UNKNOWN, HEDGE_FLOOR, HEDGE_CAP)
     }
 
+    /// How long a dial may take in all.
+    pub(super) fn dial_limit(&self) -> Duration {
+        Duration::from_secs_f64(self.raw() * DIAL_ROUND_TRIPS).clamp(DIAL_FLOOR, DIAL_CAP)
+    }
+
     fn bounded(&self, unknown: Duration, floor: Duration, cap: Duration) -> Duration {
         match self.smoothed {
             None => unknown,
@@ -70,6 +75,12 @@ const HEDGE_UNKNOWN: Duration = Duration::from_millis(100);
 const BLOCKED_FLOOR: Duration = Duration::from_millis(3);
 const BLOCKED_CAP: Duration = Duration::from_millis(200);
 const BLOCKED_UNKNOWN: Duration = Duration::from_millis(50);
+/// A dial may take so many retransmission times.
+const DIAL_ROUND_TRIPS: f64 = 4.0;
+/// Shortest limit of a dial.
+const DIAL_FLOOR: Duration = Duration::from_millis(400);
+/// Longest limit of a dial: the first SYN's retransmission comes after 1 s (RFC 6298 §2.1), a new dial is no later.
+const DIAL_CAP: Duration = Duration::from_secs(1);
 /// Seconds: what the clipping of samples leaves alone.
 const SAMPLE_FLOOR: f64 = 0.002;
 /// Seconds: a first query that had to wait for a dial or a slow name says little.

@@ -45,8 +45,8 @@ enum Step {
 impl<'a> Exchange<'a> {
     /// Makes the first attempt.
     pub(super) fn begin(group: &'a Group, query: &Query) -> Result<Self, ExchangeError> {
-        let endpoint = group.choose(|_| false)?;
         let started = Instant::now();
+        let endpoint = group.choose(started, |_| false)?;
         let flight = Flight::new(Message::encode(query));
         group.earn_hedge();
         let mut exchange = Self {
@@ -126,8 +126,9 @@ impl<'a> Exchange<'a> {
         }
         if hedge {
             endpoint.metrics.hedges_won.inc();
+            self.group.hedge_won();
         }
-        self.count_lost_hedges(attempt);
+        self.count_lost_hedges(attempt, now);
         endpoint.metrics.replied(header.rcode, (now - self.started).as_secs_f64());
         let reply = Reply { message, endpoint: endpoint.label.clone(), truncated: header.truncated };
         if !MAY_BE_BETTER_ELSEWHERE.contains(&header.rcode) {
@@ -140,7 +141,7 @@ impl<'a> Exchange<'a> {
         if self.has_open_attempt() {
             return None;
         }
-        match self.untried() {
+        match self.untried(now) {
             Some(other) if self.attempt(&other, now, Attempt::FIRST).is_ok() => {
                 self.hedge_at = Some(now + other.hedge_delay());
                 None
@@ -149,12 +150,16 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Connections that are silent while a later attempt is answered have let a hedge win.
-    fn count_lost_hedges(&self, winner: usize) {
+    /// Connections and endpoints that are silent while a later attempt is answered have let a hedge win.
+    fn count_lost_hedges(&self, winner: usize, now: Instant) {
         self.flight.attempts(|attempts| {
+            let best = &attempts[winner].endpoint;
             for loser in attempts[..winner].iter().filter(|attempt| !attempt.over) {
                 if let Some(Sent::Tcp(connection)) = &loser.sent {
                     connection.let_hedge_win();
+                }
+                if !Rc::ptr_eq(&loser.endpoint, best) {
+                    loser.endpoint.was_beaten(now, loser.made);
                 }
             }
         });
@@ -178,8 +183,8 @@ impl<'a> Exchange<'a> {
         if self.retries > RETRIES {
             return Some(self.give_up(ExchangeError::Unreachable { endpoint: endpoint.label.clone() }));
         }
-        if failure == Failure::Closed && !endpoint.is_down() && self.retries <= RETRIES_AT_ONCE {
-            // An idle connection that was closed under the query is no failure: once more, on a fresh one.
+        if failure == Failure::Lost && !endpoint.is_down() && self.retries <= RETRIES_AT_ONCE {
+            // A connection that was closed under the query is no failure: once more, where life is proven.
             self.hedge_at = Some(now + endpoint.hedge_delay());
             let made = self.flight.attempts(|attempts| attempts[attempt].made);
             return self
@@ -187,7 +192,7 @@ impl<'a> Exchange<'a> {
                 .err()
                 .map(Err);
         }
-        if let Some(other) = self.untried() {
+        if let Some(other) = self.untried(now) {
             self.hedge_at = Some(now + other.hedge_delay());
             return self.attempt(&other, now, Attempt::FIRST).err().map(Err);
         }
@@ -207,7 +212,7 @@ impl<'a> Exchange<'a> {
             self.suspect_silent();
         }
         if due(&mut self.retry_at, now) {
-            match self.group.choose(|_| false) {
+            match self.group.choose(now, |_| false) {
                 Ok(endpoint) => {
                     self.hedge_at = Some(now + endpoint.hedge_delay());
                     if let Err(error) = self.attempt(&endpoint, now, Attempt::FIRST) {
@@ -221,7 +226,7 @@ impl<'a> Exchange<'a> {
             self.hedge(Need::Behind, now);
         }
         if due(&mut self.hedge_at, now) {
-            let need = if self.is_behind(now) { Need::Behind } else { Need::Head };
+            let need = if self.is_behind(now) || self.is_doubted(now) { Need::Behind } else { Need::Head };
             self.hedge(need, now);
         }
         None
@@ -230,7 +235,7 @@ impl<'a> Exchange<'a> {
     /// Asks a second time, on another endpoint if there is one, else on another connection.
     fn hedge(&mut self, need: Need, now: Instant) {
         let tried = self.flight.attempts(<[_]>::len);
-        let Ok(endpoint) = self.group.choose(|endpoint| self.has_tried(endpoint)) else { return };
+        let Ok(endpoint) = self.group.choose(now, |endpoint| self.has_tried(endpoint)) else { return };
         // Each further hedge waits longer than the one before.
         self.hedge_at = Some(now + endpoint.hedge_delay() * (1 << tried.min(3)));
         let waiting_for_a_dial = self.flight.attempts(|attempts| {
@@ -239,6 +244,7 @@ impl<'a> Exchange<'a> {
         if waiting_for_a_dial || tried >= ATTEMPTS || endpoint.is_full() {
             return;
         }
+        self.doubt_connections(now);
         // A query that was never sent may go elsewhere without asking for leave, and a lost datagram is not the
         // upstream's load.
         let unsent = self.flight.attempts(|attempts| attempts.iter().all(|a| a.over || a.sent.is_none()));
@@ -249,9 +255,21 @@ impl<'a> Exchange<'a> {
             endpoint.metrics.hedges_denied.inc();
             return;
         }
-        if self.attempt(&endpoint, now, Attempt { hedge: true, ..Attempt::FIRST }).is_ok() {
+        if self.attempt(&endpoint, now, Attempt { hedge: true, after: Some(self.started) }).is_ok() {
             endpoint.metrics.hedges_sent.inc();
         }
+    }
+
+    /// Has the kernel asked whether the peers of silent connections are there: if one is not, all its queries are asked
+    /// again at once, without a budget.
+    fn doubt_connections(&self, now: Instant) {
+        self.flight.attempts(|attempts| {
+            for attempt in attempts.iter().filter(|attempt| !attempt.over) {
+                if let Some(Sent::Tcp(connection)) = &attempt.sent {
+                    connection.doubt(now, attempt.endpoint.rtt().unwrap_or_default());
+                }
+            }
+        });
     }
 
     fn timed_out(&mut self) -> Result<Reply, ExchangeError> {
@@ -297,6 +315,13 @@ impl<'a> Exchange<'a> {
         })
     }
 
+    /// Whether all that was asked has failed others meanwhile.
+    fn is_doubted(&self, now: Instant) -> bool {
+        self.flight.attempts(|attempts| {
+            attempts.iter().filter(|attempt| !attempt.over).all(|attempt| attempt.endpoint.is_doubted(now))
+        })
+    }
+
     fn has_open_attempt(&self) -> bool {
         self.flight.attempts(|attempts| attempts.iter().any(|attempt| !attempt.over))
     }
@@ -307,9 +332,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// An endpoint that is up and has not been asked for this lookup.
-    fn untried(&self) -> Option<Rc<Endpoint>> {
+    fn untried(&self, now: Instant) -> Option<Rc<Endpoint>> {
         self.group
-            .choose(|endpoint| self.has_tried(endpoint))
+            .choose(now, |endpoint| self.has_tried(endpoint))
             .ok()
             .filter(|endpoint| !self.has_tried(endpoint))
     }
@@ -319,7 +344,7 @@ impl<'a> Exchange<'a> {
 #[derive(Clone, Copy)]
 struct Attempt {
     hedge: bool,
-    /// Only on a connection opened after this.
+    /// Only on a connection opened or heard from after this, where one can be had.
     after: Option<Instant>,
 }
 

@@ -74,8 +74,8 @@ pub(super) enum Event {
 /// Why an attempt will not be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The connection was closed with the query on it.
-    Closed,
+    /// The connection was closed with the query on it, by the peer or because the peer is gone.
+    Lost,
     /// No connection could be opened.
     Dial,
     /// The host says that nobody listens there (ICMP, over UDP).

@@ -102,6 +102,7 @@ impl Group {
     /// The endpoint for the next attempt, by policy, among those that are up and not in `tried`.
     pub(super) fn choose(
         &self,
+        now: Instant,
         tried: impl Fn(&Rc<Endpoint>) -> bool,
     ) -> Result<Rc<Endpoint>, ExchangeError> {
         let endpoints = self.endpoints.borrow();
@@ -117,6 +118,7 @@ impl Group {
             .map(|endpoint| Candidate {
                 up: !endpoint.is_down(),
                 tried: tried(endpoint),
+                doubted: endpoint.is_doubted(now),
                 rtt: endpoint.rtt(),
             })
             .collect();
@@ -139,6 +141,11 @@ impl Group {
     /// Takes a hedge from the budget.
     pub(super) fn take_hedge(&self, need: Need, now: Instant) -> bool {
         self.budget.borrow_mut().take(need, now)
+    }
+
+    /// A hedge was worth it.
+    pub(super) fn hedge_won(&self) {
+        self.budget.borrow_mut().won();
     }
 
     fn endpoint(&self, address: SocketAddr) -> Rc<Endpoint> {

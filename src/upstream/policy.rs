@@ -11,19 +11,25 @@ pub(super) struct Candidate {
     pub(super) up: bool,
     /// Already asked for this query.
     pub(super) tried: bool,
+    /// Failed, or let another endpoint win, a moment ago.
+    pub(super) doubted: bool,
     /// The smoothed round trip, once known.
     pub(super) rtt: Option<Duration>,
 }
 
-/// The index of the endpoint to ask, among those that are up and, if there are any, not tried yet. `turn` counts the
+impl Candidate {
+    /// Lower is better.
+    fn rank(&self) -> u8 {
+        (u8::from(self.tried) << 1) | u8::from(self.doubted)
+    }
+}
+
+/// The index of the endpoint to ask, among the best of those that are up: not tried before not doubted. `turn` counts the
 /// queries of the group; `random` is uniform. Nothing if every endpoint is down.
 pub(super) fn choose(policy: Policy, candidates: &[Candidate], turn: u32, random: u32) -> Option<usize> {
-    let untried = candidates.iter().any(|c| c.up && !c.tried);
-    let eligible = |c: &Candidate| c.up && !(untried && c.tried);
+    let best = candidates.iter().filter(|c| c.up).map(Candidate::rank).min()?;
+    let eligible = |c: &Candidate| c.up && c.rank() == best;
     let count = candidates.iter().filter(|c| eligible(c)).count();
-    if count == 0 {
-        return None;
-    }
     let nth =
         |n: usize| candidates.iter().enumerate().filter(|(_, c)| eligible(c)).nth(n).map(|(index, _)| index);
     match policy {
@@ -53,7 +59,7 @@ mod tests {
     use super::*;
 
     fn candidate(up: bool, tried: bool, millis: u64) -> Candidate {
-        Candidate { up, tried, rtt: Some(Duration::from_millis(millis)) }
+        Candidate { up, tried, doubted: false, rtt: Some(Duration::from_millis(millis)) }
     }
 
     #[test]
@@ -83,9 +89,14 @@ mod tests {
     proptest! {
         #[test]
         fn never_a_dead_one_and_a_tried_one_only_as_the_last(
-            states in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..6), turn: u32, random: u32,
+            states in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 0..6),
+            turn: u32,
+            random: u32,
         ) {
-            let candidates: Vec<_> = states.iter().map(|(up, tried)| candidate(*up, *tried, 1)).collect();
+            let candidates: Vec<_> = states
+                .into_iter()
+                .map(|(up, tried, doubted)| Candidate { doubted, ..candidate(up, tried, 1) })
+                .collect();
             for policy in [Policy::Random, Policy::RoundRobin, Policy::Sequential, Policy::Latency] {
                 match choose(policy, &candidates, turn, random) {
                     None => prop_assert!(candidates.iter().all(|c| !c.up)),
@@ -93,6 +104,9 @@ mod tests {
                         prop_assert!(candidates[index].up);
                         if candidates[index].tried {
                             prop_assert!(candidates.iter().all(|c| !c.up || c.tried));
+                        }
+                        if candidates[index].doubted && !candidates[index].tried {
+                            prop_assert!(candidates.iter().all(|c| !c.up || c.tried || c.doubted));
                         }
                     }
                 }

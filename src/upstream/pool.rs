@@ -5,12 +5,23 @@ use std::time::Duration;
 /// What the choice sees of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
-    /// It takes queries, and this one has not been on it yet.
-    pub(super) usable: bool,
+    /// It takes queries.
+    pub(super) open: bool,
+    /// This query has been on it already.
+    pub(super) tried: bool,
+    /// It is known to be alive at the moment that matters: opened, or heard from, since.
+    pub(super) proven: bool,
     /// Unanswered queries.
     pub(super) load: usize,
     /// How long the oldest of them has waited.
     pub(super) oldest: Option<Duration>,
+}
+
+impl View {
+    /// Held up by an old query.
+    fn is_blocked(&self, after: Duration) -> bool {
+        self.oldest.is_some_and(|age| age >= after)
+    }
 }
 
 /// The pool besides its connections.
@@ -38,34 +49,37 @@ pub(super) enum Choice {
     Dial,
 }
 
-/// The least loaded connection that is not held up by an old query. Held-up connections do not count against the
-/// limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`].
+/// The least loaded connection that is proven and not held up by an old query, else a dial. Held-up connections do not
+/// count against the limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`]. Where no
+/// dial has room, an unproven connection will do, and behind an old query is better than nowhere.
 pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choice {
     let (mut total, mut active) = (0, 0);
-    let mut best: Option<(usize, View)> = None;
-    let mut fallback: Option<(usize, View)> = None;
+    let mut best: [Option<(usize, View)>; 3] = [None; 3];
     for (index, view) in views.enumerate() {
         total += 1;
-        if !view.usable {
+        if !view.open {
             continue;
         }
-        let blocked = view.oldest.is_some_and(|age| age >= limits.blocked_after);
-        let slot = if blocked { &mut fallback } else { &mut best };
+        let blocked = view.is_blocked(limits.blocked_after);
         active += usize::from(!blocked);
+        if view.tried {
+            continue;
+        }
+        let slot = &mut best[if blocked { 2 } else { usize::from(!view.proven) }];
         if slot.is_none_or(|(_, least)| view.load < least.load) {
             *slot = Some((index, view));
         }
     }
     let room = active + limits.dialing < limits.max && total < limits.max.saturating_mul(HELD_UP_FACTOR);
-    match (best, fallback) {
-        (Some((index, view)), _) => {
-            let ageing = view.oldest.is_some_and(|age| age >= limits.blocked_after / 3);
-            let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing);
-            Choice::Use { index, spare }
-        }
-        // With every place taken, behind an old query is better than nowhere.
-        (None, Some((index, _))) if !room && limits.dialing == 0 => Choice::Use { index, spare: false },
-        (None, _) => Choice::Dial,
+    let [proven, unproven, blocked] = best;
+    if let Some((index, view)) = proven {
+        let ageing = view.is_blocked(limits.blocked_after / 3);
+        let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing);
+        return Choice::Use { index, spare };
+    }
+    match unproven.or(blocked) {
+        Some((index, _)) if !room && limits.dialing == 0 => Choice::Use { index, spare: false },
+        _ => Choice::Dial,
     }
 }
 
@@ -85,7 +99,13 @@ mod tests {
     const LIMITS: Limits = Limits { blocked_after: Duration::from_millis(3), dialing: 0, max: 4 };
 
     fn view(load: usize, oldest_ms: u64) -> View {
-        View { usable: true, load, oldest: (load > 0).then(|| Duration::from_millis(oldest_ms)) }
+        View {
+            open: true,
+            tried: false,
+            proven: true,
+            load,
+            oldest: (load > 0).then(|| Duration::from_millis(oldest_ms)),
+        }
     }
 
     #[test]
@@ -118,27 +138,41 @@ mod tests {
         assert_eq!(choose(held_up.into_iter(), LIMITS), Choice::Use { index: 0, spare: false });
     }
 
+    #[test]
+    fn a_second_question_goes_where_life_is_proven() {
+        let unproven = View { proven: false, ..view(0, 0) };
+        assert_eq!(
+            choose([unproven, view(2, 0)].into_iter(), LIMITS),
+            Choice::Use { index: 1, spare: false }
+        );
+        assert_eq!(choose([unproven].into_iter(), LIMITS), Choice::Dial);
+        assert_eq!(choose([unproven; 4].into_iter(), LIMITS), Choice::Use { index: 0, spare: false });
+    }
+
     proptest! {
         #[test]
-        fn never_an_unusable_one_never_more_than_the_limit(
-            views in proptest::collection::vec((any::<bool>(), 0usize..40, 0u64..10), 0..40),
+        fn never_where_it_has_been_and_never_more_than_the_limit(
+            views in proptest::collection::vec(
+                (any::<bool>(), any::<bool>(), any::<bool>(), 0usize..40, 0u64..10), 0..40),
             dialing in 0usize..4,
         ) {
             let limits = Limits { dialing, ..LIMITS };
-            let views: Vec<View> =
-                views.into_iter().map(|(usable, load, age)| View { usable, ..view(load, age) }).collect();
+            let views: Vec<View> = views
+                .into_iter()
+                .map(|(open, tried, proven, load, age)| View { open, tried, proven, ..view(load, age) })
+                .collect();
+            let active = views.iter().filter(|v| v.open && !v.is_blocked(limits.blocked_after)).count();
             match choose(views.iter().copied(), limits) {
                 Choice::Use { index, spare } => {
-                    prop_assert!(views[index].usable);
-                    let active = views
-                        .iter()
-                        .filter(|v| v.usable && v.oldest.is_none_or(|age| age < limits.blocked_after))
-                        .count();
+                    prop_assert!(views[index].open && !views[index].tried);
                     prop_assert!(!spare || active + dialing < limits.max);
                 }
-                Choice::Dial => prop_assert!(views
-                    .iter()
-                    .all(|v| !v.usable || v.oldest.is_some_and(|age| age >= limits.blocked_after))),
+                Choice::Dial => {
+                    let better = views
+                        .iter()
+                        .find(|v| v.open && !v.tried && v.proven && !v.is_blocked(limits.blocked_after));
+                    prop_assert!(better.is_none());
+                }
             }
         }
     }

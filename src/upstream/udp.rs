@@ -7,6 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
@@ -83,7 +84,14 @@ async fn ask(endpoint: &Rc<Endpoint>, flight: &Rc<Flight>, attempt: usize) -> io
     socket.send(query.bytes()).await?;
     let metrics = &endpoint.metrics;
     loop {
-        socket.readable().await?;
+        // A pending ICMP error makes the socket not readable but in error.
+        if socket.ready(Interest::READABLE | Interest::ERROR).await?.is_error() {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            continue;
+        }
         // Nothing between here and the loop's next turn waits, so the shared buffer is not held over an await.
         let scratch = endpoint.scratch();
         let mut scratch = scratch.borrow_mut();

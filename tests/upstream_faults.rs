@@ -1,0 +1,354 @@
+//! Upstream exchange under faults: peers that hang, names that are slow, endpoints that go and come back.
+
+mod support {
+    pub(crate) mod exchange;
+    pub(crate) mod upstream;
+}
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+use nodens::config::{Forward, Fraction, HumanDuration, Policy, Transport};
+use nodens::upstream::ExchangeError;
+use support::exchange::{Bench, bench, bench_at, first_address, parsed, run, spec, until};
+use support::upstream::{Behaviour, Order, Upstream, address_of};
+
+/// Asks `count` names of `name(i)`, one every `every`, each in a task of its own; gives the durations of those that
+/// `measured` chooses, sorted.
+async fn load(
+    bench: &Rc<Bench>,
+    count: usize,
+    every: Duration,
+    name: impl Fn(usize) -> String,
+    measured: impl Fn(usize) -> bool,
+) -> Vec<Duration> {
+    let start = tokio::time::Instant::now();
+    let mut tasks = Vec::new();
+    for number in 0..count {
+        tokio::time::sleep_until(start + every * number as u32).await;
+        let (bench, name) = (Rc::clone(bench), name(number));
+        tasks.push(tokio::task::spawn_local(async move {
+            let start = Instant::now();
+            bench.right(&name).await;
+            start.elapsed()
+        }));
+    }
+    let mut durations = Vec::new();
+    for (number, task) in tasks.into_iter().enumerate() {
+        let duration = task.await.expect("answered");
+        if measured(number) {
+            durations.push(duration);
+        }
+    }
+    durations.sort_unstable();
+    durations
+}
+
+fn quantile(sorted: &[Duration], share: f64) -> Duration {
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+}
+
+#[test]
+fn half_of_all_connections_hang() {
+    let upstream = Upstream::start(Order::Serial);
+    run(async {
+        let bench = Rc::new(bench(&spec(Transport::Tcp), &[&upstream]));
+        // Opens a few connections that work, then lets every second one hang, old ones too.
+        upstream.serve_connections(|number| number % 2 == 1);
+        let durations =
+            load(&bench, 2_000, Duration::from_millis(2), |n| format!("n{n}.example"), |_| true).await;
+        let slow = durations.iter().filter(|d| **d > Duration::from_millis(250)).count();
+        eprintln!(
+            "p50 {:?} p99 {:?} max {:?}, {slow} over 250 ms",
+            quantile(&durations, 0.5),
+            quantile(&durations, 0.99),
+            durations.last()
+        );
+        assert!(slow <= 4, "{slow} of 2,000 over 250 ms");
+        assert!(quantile(&durations, 1.0) < Duration::from_secs(1));
+        assert!(bench.count("nodens_upstream_hedges_total", &["won"]) >= 1);
+        assert!(bench.count("nodens_upstream_up", &[]) == 1);
+    });
+}
+
+#[test]
+fn slow_names_hold_up_nobody_else() {
+    let upstream = Upstream::start(Order::Serial);
+    run(async {
+        let bench = Rc::new(bench(&spec(Transport::Tcp), &[&upstream]));
+        let quick = |_: usize| true;
+        let every = Duration::from_millis(5);
+        let quiet = load(&bench, 1_000, every, |n| format!("quiet{n}.example"), quick).await;
+        for number in (0..1_000).step_by(10) {
+            upstream.on(&format!("n{number}.example"), Behaviour::After(Duration::from_secs(3)));
+        }
+        let mixed = load(&bench, 1_000, every, |n| format!("n{n}.example"), |n| n % 10 != 0).await;
+        let (quiet, mixed) = (quantile(&quiet, 0.99), quantile(&mixed, 0.99));
+        eprintln!("p99 quiet {quiet:?}, beside slow names {mixed:?}; connections {}", upstream.accepted());
+        assert!(mixed <= 2 * quiet + Duration::from_millis(5), "p99 {mixed:?}, quiet {quiet:?}");
+    });
+}
+
+#[test]
+fn hedges_stay_in_their_budget_when_the_upstream_is_merely_slow() {
+    let upstream = Upstream::start(Order::Concurrent);
+    upstream.otherwise(Behaviour::After(Duration::from_millis(300)));
+    run(async {
+        let bench = Rc::new(bench(&spec(Transport::Tcp), &[&upstream]));
+        load(&bench, 2_000, Duration::from_millis(1), |n| format!("n{n}.example"), |_| true).await;
+        let asked = upstream.tcp_queries();
+        eprintln!("{asked} queries for 2,000 lookups");
+        // 5 %, the burst of 64, and 4 a second.
+        assert!(asked <= 2_000 + 100 + 64 + 20, "{asked}");
+    });
+}
+
+#[test]
+fn a_silent_upstream_is_down_soon_asked_rarely_and_back_at_once() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let upstream = Upstream::start(Order::Serial);
+        run(async {
+            let bench = Rc::new(bench(&spec(transport), &[&upstream]));
+            bench.right("before.example").await;
+            upstream.otherwise(Behaviour::Silent);
+            let start = Instant::now();
+            let tasks: Vec<_> = (0..10)
+                .map(|number| {
+                    let bench = Rc::clone(&bench);
+                    tokio::task::spawn_local(async move { bench.ask(&format!("n{number}.example")).await })
+                })
+                .collect();
+            for task in tasks {
+                assert!(task.await.expect("no panic").is_err());
+            }
+            assert!(start.elapsed() < Duration::from_secs(2), "{transport:?} {:?}", start.elapsed());
+            assert!(bench.group.is_down());
+            let start = Instant::now();
+            assert_eq!(bench.ask("down.example").await, Err(ExchangeError::Down));
+            assert!(start.elapsed() < Duration::from_millis(20));
+
+            let (before, start) = (upstream.asked(""), Instant::now());
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let probes = upstream.asked("") - before;
+            assert!(probes >= 1 && probes as f64 <= 5.0 * start.elapsed().as_secs_f64(), "{probes} probes");
+
+            upstream.otherwise(Behaviour::Answer);
+            let start = Instant::now();
+            until("the group is up", || !bench.group.is_down()).await;
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            bench.right("after.example").await;
+        });
+    }
+}
+
+#[test]
+fn a_slow_name_alone_takes_no_upstream_down() {
+    let upstream = Upstream::start(Order::Serial);
+    upstream.otherwise(Behaviour::After(Duration::from_secs(2)));
+    upstream.on("", Behaviour::Answer);
+    run(async {
+        let bench = bench(&spec(Transport::Tcp), &[&upstream]);
+        for number in 0..2 {
+            bench.right(&format!("n{number}.example")).await;
+            assert!(!bench.group.is_down());
+        }
+    });
+}
+
+#[test]
+fn a_refused_endpoint_costs_nothing_where_another_answers() {
+    for transport in [Transport::Tcp, Transport::Udp, Transport::Auto] {
+        for policy in [Policy::Random, Policy::RoundRobin, Policy::Sequential, Policy::Latency] {
+            let gone = Upstream::start(Order::Serial);
+            let address = gone.address();
+            gone.stop();
+            let upstream = Upstream::start(Order::Serial);
+            run(async {
+                let spec = Forward { policy, ..spec(transport) };
+                let bench = Rc::new(bench_at(&spec, vec![address, upstream.address()]));
+                let durations =
+                    load(&bench, 100, Duration::from_millis(1), |n| format!("n{n}.example"), |_| true).await;
+                let worst = quantile(&durations, 1.0);
+                assert!(worst < Duration::from_millis(250), "{transport:?} {policy:?} {worst:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn nobody_there_is_told_within_the_lookups_time_and_an_upstream_that_starts_is_found() {
+    let gone = Upstream::start(Order::Serial);
+    let address = gone.address();
+    gone.stop();
+    run(async {
+        let bench = bench_at(&spec(Transport::Tcp), vec![address]);
+        let start = Instant::now();
+        assert!(matches!(
+            bench.ask("n.example").await,
+            Err(ExchangeError::Unreachable { .. } | ExchangeError::Down)
+        ));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        let upstream = Upstream::start_at(Order::Serial, address);
+        let start = Instant::now();
+        while bench.ask("n.example").await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(upstream);
+    });
+}
+
+#[test]
+fn servfail_from_one_is_asked_of_another_and_passed_on_from_the_last() {
+    let (bad, good) = (Upstream::start(Order::Serial), Upstream::start(Order::Serial));
+    bad.otherwise(Behaviour::Rcode(ResponseCode::ServFail));
+    run(async {
+        let spec = Forward { policy: Policy::Sequential, ..spec(Transport::Tcp) };
+        let two = bench(&spec, &[&bad, &good]);
+        two.right("n.example").await;
+        let one = bench(&spec, &[&bad]);
+        let reply = one.ask("n.example").await.expect("a reply");
+        assert_eq!(parsed(&reply).metadata.response_code, ResponseCode::ServFail);
+    });
+}
+
+#[test]
+fn addresses_that_stay_keep_their_connections() {
+    let (first, second) = (Upstream::start(Order::Serial), Upstream::start(Order::Serial));
+    run(async {
+        let spec = Forward { policy: Policy::Sequential, ..spec(Transport::Tcp) };
+        let bench = bench(&spec, &[&first]);
+        bench.right("a.example").await;
+        bench.group.set_addresses(vec![first.address(), second.address()]);
+        bench.right("b.example").await;
+        assert_eq!((first.accepted(), second.accepted()), (1, 0));
+        first.on("slow.example", Behaviour::Silent);
+        let slow = bench.right("slow.example");
+        let change = async {
+            until("the query is upstream", || first.asked("slow.example") == 1).await;
+            bench.group.set_addresses(vec![second.address()]);
+        };
+        tokio::join!(slow, change);
+        until("the old connections are closed", || first.open() == 0).await;
+        bench.group.set_addresses(Vec::new());
+        assert_eq!(bench.ask("c.example").await, Err(ExchangeError::NoUpstream));
+        until("all connections are closed", || second.open() == 0).await;
+    });
+}
+
+#[test]
+fn a_full_endpoint_sheds() {
+    let upstream = Upstream::start(Order::Serial);
+    upstream.otherwise(Behaviour::Silent);
+    run(async {
+        let spec = Forward {
+            max_in_flight: 10,
+            hedge: Fraction(0.0),
+            timeout: HumanDuration::from_millis(300),
+            ..spec(Transport::Tcp)
+        };
+        let bench = Rc::new(bench(&spec, &[&upstream]));
+        let tasks: Vec<_> = (0..15)
+            .map(|number| {
+                let bench = Rc::clone(&bench);
+                tokio::task::spawn_local(async move { bench.ask(&format!("n{number}.example")).await })
+            })
+            .collect();
+        let mut shed = 0;
+        for task in tasks {
+            shed +=
+                usize::from(matches!(task.await.expect("no panic"), Err(ExchangeError::Overloaded { .. })));
+        }
+        assert_eq!(shed, 5);
+        until("nothing is in flight", || bench.count("nodens_upstream_in_flight", &[]) == 0).await;
+    });
+}
+
+#[test]
+fn connections_are_replaced_at_their_age() {
+    let upstream = Upstream::start(Order::Serial);
+    run(async {
+        let spec = Forward { max_age: HumanDuration::from_secs(1), ..spec(Transport::Tcp) };
+        let bench = Rc::new(bench(&spec, &[&upstream]));
+        load(&bench, 1_000, Duration::from_millis(4), |n| format!("n{n}.example"), |_| true).await;
+        assert!(bench.count("nodens_upstream_retirements_total", &["age"]) >= 1);
+        assert!(upstream.accepted() >= 2);
+    });
+}
+
+#[test]
+fn ten_thousand_bad_rounds_leave_nothing_behind() {
+    let worst = [
+        Behaviour::LiesThenAnswer,
+        Behaviour::Thrice,
+        Behaviour::Fin,
+        Behaviour::Reset,
+        Behaviour::HalfFrame,
+        Behaviour::AnswerThenReset,
+        Behaviour::WrongId,
+        Behaviour::Garbage,
+        Behaviour::Silent,
+        Behaviour::HalfFrameThenSilent,
+        Behaviour::AlwaysTruncated,
+    ];
+    let upstream = Upstream::start(Order::Concurrent);
+    for (number, behaviour) in worst.iter().enumerate() {
+        upstream.on(&format!("n{number}.example"), behaviour.clone());
+    }
+    let settings = Forward { timeout: HumanDuration::from_millis(100), ..spec(Transport::Tcp) };
+    run(async {
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let before = tasks();
+        let bench = Rc::new(bench(&settings, &[&upstream]));
+        let mut most = 0;
+        for _ in 0..100 {
+            let round: Vec<_> = (0..100)
+                .map(|number| {
+                    let bench = Rc::clone(&bench);
+                    tokio::task::spawn_local(async move {
+                        let name = format!("n{}.example", number % 20);
+                        if let Ok(reply) = bench.ask(&name).await {
+                            assert_eq!(first_address(&reply), Some(address_of(&name)));
+                        }
+                    })
+                })
+                .collect();
+            for task in round {
+                task.await.expect("no wrong answer");
+            }
+            most = most.max(bench.group.connections());
+        }
+        assert!(most <= 16 * 8, "{most} connections");
+        until("nothing is in flight", || bench.count("nodens_upstream_in_flight", &[]) == 0).await;
+        drop(bench);
+        until("all connections are closed", || upstream.open() == 0).await;
+        until("all tasks have ended", || tasks() == before).await;
+    });
+}
+
+#[test]
+fn a_dial_that_stalls_is_given_up_and_counted() {
+    // A listener whose backlog is full: further SYNs are dropped, as by a host that is gone.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    listener.listen(0).expect("listen");
+    let address = listener.local_addr().expect("bound").as_socket().expect("an IP address");
+    let _fills_it = std::net::TcpStream::connect(address).expect("the one place");
+    let upstream = Upstream::start(Order::Serial);
+    run(async {
+        let lonely = bench_at(&spec(Transport::Tcp), vec![address]);
+        let start = Instant::now();
+        assert!(lonely.ask("n.example").await.is_err());
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(lonely.count("nodens_upstream_dials_total", &["timeout"]) >= 1);
+
+        let spec = Forward { policy: Policy::Sequential, ..spec(Transport::Tcp) };
+        let two = bench_at(&spec, vec![address, upstream.address()]);
+        let start = Instant::now();
+        two.right("n.example").await;
+        assert!(start.elapsed() < Duration::from_millis(250), "{:?}", start.elapsed());
+    });
+}
