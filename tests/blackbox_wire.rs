@@ -16,8 +16,8 @@ use hickory_proto::rr::RecordType;
 
 #[allow(unused_imports)]
 use support::client::{
-    A, AA, AAAA, AD, ANY, CD, Edns, NS, OPT, QR, Query, RA, RD, Reply, SOA, TC, TXT, Tcp, Udp, Z, both, frame, tcp,
-    tcp_bytes, udp, udp_bytes, udp_silence, udp_within, wire_name,
+    A, AA, AAAA, AD, ANY, CD, Edns, NS, OPT, QR, Query, RA, RD, Reply, SOA, TC, TXT, Tcp, Udp, Z, both,
+    frame, tcp, tcp_bytes, udp, udp_bytes, udp_silence, udp_within, wire_name,
 };
 use support::need;
 use support::nodens::{Nodens, zone_dot};

@@ -9,7 +9,7 @@ use nodens::cache::entry::Origin;
 use nodens::cache::key::Seed;
 use nodens::cache::store::Budgets;
 use nodens::cache::{Entry, Key, Now, Store};
-use nodens::observe::{Proto, Server, Tallies, ZoneId};
+use nodens::observe::{Proto, QueryLog, Server, Tallies, ZoneId};
 use nodens::resolver::job::{CHANNEL, Job};
 use nodens::server::client::Client;
 use nodens::server::hit::{HitPath, Parts};
@@ -64,6 +64,11 @@ pub(crate) struct Replay {
     now: Now,
 }
 
+/// A query log that is off, as on most nodes.
+fn query_log() -> QueryLog {
+    QueryLog::new(prometheus::IntCounter::new("dropped", "dropped").expect("a sound name"))
+}
+
 impl Replay {
     /// Sets the work up: what is to be found is in the near table or the store when this returns.
     pub(crate) fn new(work: Work) -> Self {
@@ -81,6 +86,8 @@ impl Replay {
             store: Arc::clone(&store),
             jobs: sender,
             tally,
+            logger: query_log().logger(),
+            figures: Arc::default(),
             near_size: 12 << 20,
             rotate: true,
             max_payload: 4096,

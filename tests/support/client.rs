@@ -236,7 +236,10 @@ impl Reply {
 
     /// The info code of an extended error (RFC 8914).
     pub fn extended_error(&self) -> Option<u16> {
-        self.options().into_iter().find(|(code, _)| *code == 15).map(|(_, data)| u16::from_be_bytes([data[0], data[1]]))
+        self.options()
+            .into_iter()
+            .find(|(code, _)| *code == 15)
+            .map(|(_, data)| u16::from_be_bytes([data[0], data[1]]))
     }
 
     fn word(&self, index: usize) -> u16 {
@@ -353,7 +356,8 @@ impl Tcp {
 
     /// Connects from this source address.
     pub fn connect_from(source: Ipv4Addr, server: SocketAddr) -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from((source, 0)).into()).expect("a loopback address");
         socket.connect_timeout(&server.into(), PATIENCE).expect("the server accepts");
         Self::from(socket.into()).expect("socket options")
@@ -421,5 +425,8 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
 }
 
 fn is_end(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }

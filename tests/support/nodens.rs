@@ -308,7 +308,9 @@ impl Metrics {
 
     /// The sum over the series of this family that have all these labels. Panics if the family is missing.
     pub fn sum(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
-        let of_family = |series: &str| series.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
+        let of_family = |series: &str| {
+            series.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        };
         assert!(self.0.keys().any(|series| of_family(series)), "no series of {family}");
         let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         self.0

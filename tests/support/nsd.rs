@@ -35,7 +35,8 @@ impl Nsd {
 
     fn spawn(mut command: Command, address: SocketAddr, directory: tempfile::TempDir, zone: &str) -> Self {
         let log = fs::File::create(directory.path().join("nsd.log")).expect("the directory is writable");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("nsd starts");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("nsd starts");
         let mut nsd = Self { child, address, directory };
         let start = Instant::now();
         let query = client::Query::new(zone, client::SOA).bytes();
@@ -70,7 +71,11 @@ impl Drop for Nsd {
 }
 
 /// Writes nsd's configuration and zones into a directory: the configuration's path.
-pub fn configure(directory: &std::path::Path, address: SocketAddr, zones: &[(&str, &str)]) -> std::path::PathBuf {
+pub fn configure(
+    directory: &std::path::Path,
+    address: SocketAddr,
+    zones: &[(&str, &str)],
+) -> std::path::PathBuf {
     let shown = directory.display();
     let (ip, port) = (address.ip(), address.port());
     let mut config = format!(
