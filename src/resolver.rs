@@ -283,19 +283,16 @@ impl<U: Exchange> Resolver<U> {
     /// One lookup from start to end. A client with something stale to fall back on waits for the client timer at most;
     /// the lookup goes on all the same (RFC 8767 §5).
     async fn fly(self: Rc<Self>, flight: Rc<Flight<U>>) {
-        let looked = match flight.stale.as_ref().zip(flight.zone.policy.stale) {
-            None => self.look_up(&flight).await,
-            Some((entry, settings)) => {
-                let mut looking_up = std::pin::pin!(self.look_up(&flight));
-                if let Ok(looked) = tokio::time::timeout(settings.client_timeout, &mut looking_up).await {
-                    looked
-                } else {
-                    flight.stale_due.set(true);
-                    self.answer_waiters_stale(&flight, entry, (self.context.clock)());
-                    looking_up.await
-                }
+        let mut looking_up = std::pin::pin!(self.look_up(&flight));
+        if let Some((stale, settings)) = flight.stale.as_ref().zip(flight.zone.policy.stale) {
+            let in_time = tokio::time::timeout(settings.client_timeout, &mut looking_up).await;
+            if let Ok(looked) = in_time {
+                return self.land(&flight, looked);
             }
-        };
+            flight.stale_due.set(true);
+            self.answer_waiters_stale(&flight, stale, (self.context.clock)());
+        }
+        let looked = looking_up.await;
         self.land(&flight, looked);
     }
 

@@ -1,5 +1,6 @@
 //! A zone served from a master file (RFC 1035 §5), by hickory-server's catalog and in-memory store.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -90,6 +91,7 @@ impl ZoneFile {
         let no_zone = |reason: String| ZoneFileError::NoZone { path: path.to_owned(), reason };
         let mut zone = Name::from_ascii(origin).map_err(|error| no_zone(error.to_string()))?.to_lowercase();
         zone.set_fqdn(true);
+        let text = &*spell_out_origin(text, origin);
         let parse =
             |text: &str| Parser::new(text.to_owned(), Some(path.to_owned()), Some(zone.clone())).parse();
         let (_, records) = parse(text).map_err(|source| {
@@ -143,6 +145,52 @@ impl fmt::Debug for ZoneFile {
     }
 }
 
+/// Writes the origin where `@` stands for it within a record, and a relative `$ORIGIN` in full (RFC 1035 §5.1):
+/// hickory-proto knows `@` as an owner only.
+/// Line breaks stay where they are. Files that are included are left as they are.
+fn spell_out_origin<'a>(text: &'a str, origin: &str) -> Cow<'a, str> {
+    if !text.contains(['@', '$']) {
+        return Cow::Borrowed(text);
+    }
+    let absolute = |name: &str, origin: &str| match (name, name.ends_with('.')) {
+        (_, true) => name.to_owned(),
+        (_, false) if origin == "." => format!("{name}."),
+        (_, false) => format!("{name}.{origin}"),
+    };
+    let mut origin = absolute(origin, ".");
+    let mut spelled = String::with_capacity(text.len() + 64);
+    for line in text.split_inclusive('\n') {
+        if let Some(name) = line.strip_prefix("$ORIGIN").and_then(|rest| rest.split_ascii_whitespace().next())
+        {
+            origin = absolute(name, &origin);
+            // Absolute, since hickory-proto takes every $ORIGIN for that.
+            spelled.extend(["$ORIGIN ", &origin, "\n"]);
+            continue;
+        }
+        let (mut quoted, mut comment, mut escaped) = (false, false, false);
+        let mut before = '\n';
+        let mut characters = line.char_indices().peekable();
+        while let Some((at, character)) = characters.next() {
+            let alone = before.is_ascii_whitespace() || before == '(';
+            let ends =
+                characters.peek().is_none_or(|&(_, next)| next.is_ascii_whitespace() || ");".contains(next));
+            if character == '@' && at > 0 && alone && ends && !quoted && !comment && !escaped {
+                spelled.push_str(&origin);
+            } else {
+                spelled.push(character);
+            }
+            match character {
+                '"' if !escaped && !comment => quoted = !quoted,
+                ';' if !escaped && !quoted => comment = true,
+                _ => {}
+            }
+            escaped = character == '\\' && !escaped;
+            before = character;
+        }
+    }
+    Cow::Owned(spelled)
+}
+
 /// The first line with which `text`, cut behind it, fails as the whole does. hickory-proto's errors name no line; a text
 /// that fails goes on failing alike however much follows, so the line is found by halving.
 fn failing_line(text: &str, message: &str, error_of: impl Fn(&str) -> Option<ParseError>) -> usize {
@@ -190,6 +238,21 @@ mod tests {
             let answer = ask(&zone, name, 15).await;
             assert_eq!((answer.kind, answer.counts, answer.ttl), (kind, [0, 1, 0], 60), "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn rfc1035_an_at_sign_is_the_origin_wherever_a_name_stands() {
+        let zone = parse(
+            "$TTL 60\n@ SOA @ admin ( 1 2 3 4 60 ) ; @ is us\n@ NS @\n@ A 10.0.0.1\nwww CNAME @\n\
+             mail MX 10 @\ntext TXT \"a @ b\"\n$ORIGIN sub\nalias CNAME @\n@ A 10.0.0.2\n",
+        )
+        .unwrap();
+        let www = ask(&zone, "www.corp.example", rtype::A).await;
+        assert!(www.counts[0] == 2 && www.body.ends_with(&[10, 0, 0, 1]));
+        let alias = ask(&zone, "alias.sub.corp.example", rtype::A).await;
+        assert!(alias.counts[0] == 2 && alias.body.ends_with(&[10, 0, 0, 2]));
+        assert!(ask(&zone, "text.corp.example", 16).await.body.ends_with(b"a @ b"));
+        assert_eq!(ask(&zone, "mail.corp.example", 15).await.kind, Kind::Positive);
     }
 
     #[test]

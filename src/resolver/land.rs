@@ -67,7 +67,11 @@ impl<U: Exchange> Resolver<U> {
     /// Remembers a failure (RFC 9520 §3.2): its next occurrence is answered from memory.
     fn remember(&self, flight: &Flight<U>, failed: &Failed, now: Now) {
         let Some(settings) = flight.zone.policy.failure else { return };
-        let before = self.context.store.failure(&flight.key).map_or(0, |entry| entry.failures());
+        let recent = |entry: &Arc<Entry>| {
+            u64::from(now.seconds_since(entry.stored())) < entry.kept_for() + BACKOFF_MEMORY_SECS
+        };
+        let before =
+            self.context.store.failure(&flight.key).filter(recent).map_or(0, |entry| entry.failures());
         let (ttl, failures) = match failed.memory {
             Memory::Backoff if !flight.zone.is_down() => (settings.after(before), before.saturating_add(1)),
             Memory::Backoff | Memory::Brief => (settings.after(0), before),
@@ -148,3 +152,6 @@ impl<U: Exchange> Resolver<U> {
         flight.epoch == self.epoch.get()
     }
 }
+
+/// Seconds past its time for which a failure makes the next one last longer.
+const BACKOFF_MEMORY_SECS: u64 = 60;

@@ -1,9 +1,12 @@
 //! A lookup's middle: the question is put to the zone's upstreams or file, and its answer made fit for the client.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData};
+use hickory_proto::serialize::binary::BinEncodable;
 
 use super::Resolver;
 use super::dns64::{self, Next};
@@ -30,25 +33,68 @@ impl<U: Exchange> Resolver<U> {
             recursion_desired: flight.recursion_desired,
             answered_by: &flight.answered_by,
         };
-        let translation = zone.dns64.as_ref().filter(|_| dns64::applies(key));
-        if translation.is_none() && flight.target.is_none() {
+        let is_plain = flight.target.is_none()
+            && matches!(zone.source, Source::Forward { .. })
+            && !(zone.dns64.is_some() && dns64::applies(key));
+        if is_plain {
             return match self.ask(zone, question).await {
                 Ok(reply) => Answer::from_reply(&reply).into(),
                 Err(failed) => failed.into(),
             };
         }
-        let message = match translation {
+        // Boxed: every lookup under way has room for this future otherwise.
+        Box::pin(self.look_up_message(flight, question)).await
+    }
+
+    /// As [`Self::look_up`], where the reply needs work before it is the client's.
+    async fn look_up_message(&self, flight: &Flight<U>, question: Question<'_>) -> Looked {
+        let zone = &*flight.zone;
+        let message = match zone.dns64.as_ref().filter(|_| dns64::applies(&flight.key)) {
             Some(settings) => self.translate(zone, question, settings).await,
             None => self.ask_message(zone, question).await,
+        };
+        let message = match message {
+            Ok(message) if matches!(zone.source, Source::File(_)) => {
+                self.follow_aliases(zone, question, message).await
+            }
+            other => other,
         };
         let mut message = match message {
             Ok(message) => message,
             Err(looked) => return looked,
         };
         if let Some(target) = &flight.target {
-            map_back(&mut message, &proto_name(key.name()), &proto_name(target));
+            map_back(&mut message, &proto_name(flight.key.name()), &proto_name(target));
         }
         Answer::from_message(message).into()
+    }
+
+    /// A file's answer that ends in an alias to a name outside of it: a client cannot follow it by itself, so it is
+    /// followed here (RFC 1034 §4.3.2 step 3a), as far as other zones know the name.
+    async fn follow_aliases(
+        &self,
+        file: &Zone<U>,
+        question: Question<'_>,
+        mut message: Message,
+    ) -> Result<Message, Looked> {
+        let mut followed = Vec::new();
+        while let Some(name) = open_alias(&message, &proto_name(question.name), question.qtype) {
+            // The end of it: its zone has no such records.
+            if followed.len() == MAX_ALIASES || followed.contains(&name) {
+                break;
+            }
+            let Ok(wire) = name.to_lowercase().to_bytes() else { break };
+            let tables = Rc::clone(&self.tables.borrow());
+            let Some(zone) = tables.forwarding_zone(&wire).filter(|zone| zone.name() != file.name()) else {
+                break;
+            };
+            let mut there = self.ask_message(zone, Question { name: &wire, ..question }).await?;
+            message.metadata.response_code = there.metadata.response_code;
+            message.answers.append(&mut there.answers);
+            message.authorities = there.authorities;
+            followed.push(name);
+        }
+        Ok(message)
     }
 
     /// Puts the question to whoever answers for the zone; the reply's bytes.
@@ -61,8 +107,8 @@ impl<U: Exchange> Resolver<U> {
                 Ok(reply.message)
             }
             Source::File(file) => {
-                let file = std::rc::Rc::clone(&file.borrow());
-                let reply = file.reply(question.name, question.qtype, question.key.qclass()).await;
+                let file = Rc::clone(&file.borrow());
+                let reply = Box::pin(file.reply(question.name, question.qtype, question.key.qclass())).await;
                 // Of a zone that was loaded, only a question that does not parse can fail.
                 reply.map_err(|_| Failed::servfail(ede::INVALID_DATA, Memory::Backoff))
             }
@@ -96,6 +142,28 @@ impl<U: Exchange> Resolver<U> {
         Ok(dns64::synthesize(a, max_ttl, settings).unwrap_or(aaaa))
     }
 }
+
+/// The name at the end of the answer's chain of aliases, if it has any and none of its records is of the type asked.
+fn open_alias(message: &Message, asked: &Name, qtype: u16) -> Option<Name> {
+    if matches!(qtype, rtype::CNAME | rtype::ANY) || message.metadata.response_code != ResponseCode::NoError {
+        return None;
+    }
+    let mut end = asked;
+    for _ in 0..message.answers.len() {
+        let alias = message.answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if record.name == *end => Some(&target.0),
+            _ => None,
+        });
+        let Some(next) = alias else { break };
+        end = next;
+    }
+    let is_answered =
+        message.answers.iter().any(|record| record.name == *end && u16::from(record.record_type()) == qtype);
+    (end != asked && !is_answered).then(|| end.clone())
+}
+
+/// Aliases out of a file's zone that are followed for one question: as many as BIND follows.
+const MAX_ALIASES: usize = 16;
 
 /// A question as it is put to a zone.
 #[derive(Clone, Copy)]

@@ -36,6 +36,12 @@ impl<U: Exchange> Resolver<U> {
         self.epoch.set(self.epoch.get() + 1);
         self.context.store.retain(|entry| new.keeps(&old, entry));
         *self.config.borrow_mut() = config.clone();
+        for forwarder in new.forwarders() {
+            // Of those that were taken over: our own addresses may be others now.
+            if let Err(error) = forwarder.refresh_addresses(new.listen()) {
+                tracing::warn!(%error, "the nameservers known so far stay in use");
+            }
+        }
         Ok(())
     }
 

@@ -200,6 +200,11 @@ impl<U: Exchange> Tables<U> {
         }
     }
 
+    /// The zone of a folded name, if its names are forwarded or served from a file.
+    pub(super) fn forwarding_zone(&self, name: &[u8]) -> Option<&Rc<Zone<U>>> {
+        self.zone(name).filter(|zone| !zone.refuses(name))
+    }
+
     fn local(&self, name: &[u8], qtype: u16, qclass: u16, zone: Option<&Rc<Zone<U>>>) -> Option<Answer> {
         // What the operator wrote goes before what a registry says.
         if let Some(answer) = self.hosts.answer(name, qtype, qclass) {
@@ -260,15 +265,19 @@ impl<U: Exchange> Zone<U> {
             let answer = if target.is_some() { owned_by(answer, asked) } else { answer };
             return Route::Local(Local { answer, zone: Some(Rc::clone(self)) });
         }
-        let refused = match &self.source {
-            Source::Forward { except, .. } => except.iter().any(|suffix| is_at_or_below(name, suffix)),
-            Source::File(_) => false,
-            Source::Nowhere => true,
-        };
-        if refused {
+        if self.refuses(name) {
             return Route::Nowhere;
         }
         Route::Zone { zone: Rc::clone(self), target: target.map(Into::into) }
+    }
+
+    /// Whether a name in the zone is looked up nowhere.
+    fn refuses(&self, name: &[u8]) -> bool {
+        match &self.source {
+            Source::Forward { except, .. } => except.iter().any(|suffix| is_at_or_below(name, suffix)),
+            Source::File(_) => false,
+            Source::Nowhere => true,
+        }
     }
 
     /// The group of upstreams, if it has one.

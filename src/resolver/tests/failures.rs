@@ -52,6 +52,23 @@ fn rfc9520_an_answer_ends_the_backoff() {
 }
 
 #[test]
+fn rfc9520_a_failure_long_past_does_not_count_any_more() {
+    run(async {
+        let world = World::new(FORWARD, rcode(ResponseCode::ServFail));
+        for _ in 0..5 {
+            world.ask(NAME, RecordType::A).await;
+            pass(20 * SECOND).await;
+        }
+        pass(100 * SECOND).await;
+        world.ask(NAME, RecordType::A).await;
+        let asked = world.asked();
+        pass(SECOND).await;
+        world.ask(NAME, RecordType::A).await;
+        assert_eq!(world.asked(), asked + 1, "remembered for a second, as the first time");
+    });
+}
+
+#[test]
 fn refused_and_notimp_pass_as_they_are_and_formerr_is_our_own_fault() {
     run(async {
         for (theirs, ours) in [

@@ -100,6 +100,41 @@ fn a_zone_file_is_served_and_read_again_when_it_changes() {
 }
 
 #[test]
+fn an_alias_out_of_a_zone_file_is_followed_by_the_zones_that_know_it() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("corp.zone");
+        let text = "$TTL 60\n@ SOA @ admin 1 2 3 4 60\nout CNAME www.elsewhere.example.\n\
+            in CNAME here\nhere A 10.0.0.7\nlost CNAME nowhere.invalid-zone.\n";
+        std::fs::write(&path, text).unwrap();
+        let yaml = format!(
+            "zones: [{{name: corp.example, file: '{}'}}, {{name: elsewhere.example, forward: {{to: ['10.0.0.1']}}}}]",
+            path.display()
+        );
+        let world = World::new(&yaml, address(30));
+        let reply = world.ask("out.corp.example.", RecordType::A).await;
+        assert_eq!((reply.answers.len(), world.asked()), (2, 1));
+        assert_eq!(reply.answers[1].name.to_ascii(), "www.elsewhere.example.");
+        let reply = world.ask("out.corp.example.", RecordType::AAAA).await;
+        assert_eq!((reply.answers.len(), reply.authorities.len()), (1, 1), "NODATA, with the SOA from there");
+        assert_eq!(world.ask("in.corp.example.", RecordType::A).await.answers.len(), 2);
+        assert_eq!(world.asked(), 2);
+        assert_eq!(world.ask("lost.corp.example.", RecordType::A).await.answers.len(), 1);
+        world.says(rcode(ResponseCode::NXDomain));
+        pass(60 * SECOND).await;
+        let reply = world.ask("out.corp.example.", RecordType::A).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+        world.says(timeout(SECOND));
+        let reply = world.ask("out.corp.example.", RecordType::MX).await;
+        assert_eq!(
+            reply.metadata.response_code,
+            ResponseCode::ServFail,
+            "half an answer would be a wrong one"
+        );
+    });
+}
+
+#[test]
 fn a_rewritten_name_is_looked_up_as_another_and_answered_as_asked() {
     run(async {
         let yaml = format!(
