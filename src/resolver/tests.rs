@@ -4,4 +4,4 @@ mod failures;
 mod flights;
 mod local;
 mod reload;
-mod support;
+pub(super) mod support;

@@ -407,3 +407,50 @@ fn owned_by(answer: Answer, asked: &[u8]) -> Answer {
         _ => answer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::support::{Scripted, config};
+    use super::*;
+
+    fn tables(zones: &[String]) -> Tables<Scripted> {
+        let zones: Vec<_> = zones.iter().map(|name| format!("{{name: '{name}', answers: [{{}}]}}")).collect();
+        let config = config(&format!("zones: [{}]\nhosts: {{h: ['10.0.0.1']}}", zones.join(", ")));
+        Tables::build(&config, None, &Zones::new(), &|_, _| unreachable!("nothing is forwarded")).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_names_zone_is_its_longest_suffix(
+            zones in prop::collection::btree_set("([ab]\\.){0,3}[ab]", 0..6),
+            name in "([ab]\\.){0,5}[ab]",
+        ) {
+            let zones: Vec<_> = zones.into_iter().collect();
+            let wire = name::to_wire(&name).unwrap();
+            let expected = zones
+                .iter()
+                .map(|zone| name::to_wire(zone).unwrap())
+                .filter(|zone| is_at_or_below(&wire, zone))
+                .max_by_key(|zone| zone.len());
+            let tables = tables(&zones);
+            prop_assert_eq!(tables.zone(&wire).map(|zone| zone.name()), expected.as_deref());
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_is_nodens_itself_is_seen() {
+        let own: Vec<SocketAddr> = vec!["169.254.20.10:53".parse().unwrap(), "[::]:5353".parse().unwrap()];
+        for (address, is) in [
+            ("169.254.20.10:53", true),
+            ("169.254.20.10:54", false),
+            ("[::1]:5353", true),
+            ("127.0.0.1:5353", true),
+            ("[fd00::1]:5353", false),
+            ("10.96.0.10:53", false),
+        ] {
+            assert_eq!(is_self(address.parse().unwrap(), &own), is, "{address}");
+        }
+    }
+}

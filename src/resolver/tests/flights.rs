@@ -208,6 +208,47 @@ fn one_client_that_floods_is_refused_beyond_its_share_and_the_others_go_on() {
 }
 
 #[test]
+fn s7_a_flood_of_20000_unique_names_a_second_costs_another_client_nothing() {
+    run(async {
+        // An upstream that answers 4,000 a second, one after another, as far as it is asked.
+        let mut free_at = now();
+        let world = World::new(FORWARD, move |query| {
+            free_at = free_at.max(now());
+            let wait = free_at.millis_since(now());
+            let done = if query.name[2] % 4 == 0 { free_at.plus_millis(1) } else { free_at };
+            free_at = done;
+            late(std::time::Duration::from_millis(wait), nxdomain(30))(query)
+        });
+        let quiet = Asks { from: [10, 244, 9, 9], ..Asks::default() };
+        let (mut flood, mut others) = (Vec::new(), Vec::new());
+        for tick in 0..100 {
+            for number in 0..200 {
+                let name = format!("f{:04}x{tick}.example.", number * 37 % 1000);
+                flood.push(world.send(&name, RecordType::A, Asks::default()));
+            }
+            for number in 0..2 {
+                others.push(world.send(&format!("o{number}x{tick}.example."), RecordType::A, quiet));
+            }
+            pass(SECOND / 100).await;
+        }
+        let mut failed = 0;
+        for replies in others {
+            failed += u32::from(receive(replies).await.metadata.response_code != ResponseCode::NXDomain);
+        }
+        assert_eq!(failed, 0);
+        let mut refused = 0;
+        for replies in flood {
+            refused += u32::from(receive(replies).await.metadata.response_code == ResponseCode::Refused);
+        }
+        assert!(refused > 10_000, "{refused} of 20,000 were refused");
+        assert_eq!(world.counters.in_flight.get(), 0);
+        assert!(world.told.sheds.borrow().iter().all(|reason| *reason == ShedReason::ClientShare));
+        let stats = world.store.stats();
+        assert!(stats.negative.bytes <= stats.negative.budget);
+    });
+}
+
+#[test]
 fn a_full_table_sheds_with_servfail() {
     run(async {
         let yaml = format!("{FORWARD}\nlimits: {{in_flight: 10, client_share: 100%}}");

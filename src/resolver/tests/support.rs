@@ -33,7 +33,7 @@ type Speaks = dyn FnMut(&Query) -> Says;
 
 /// An upstream that does as it is told.
 #[derive(Clone)]
-pub(super) struct Scripted(pub(super) Rc<Script>);
+pub(in crate::resolver) struct Scripted(pub(super) Rc<Script>);
 
 pub(super) struct Script {
     /// What it was asked, in order.
@@ -137,7 +137,7 @@ pub(super) fn now() -> Now {
 }
 
 /// A configuration from YAML, over the defaults.
-pub(super) fn config(yaml: &str) -> Config {
+pub(in crate::resolver) fn config(yaml: &str) -> Config {
     config::from_str(yaml, "test").expect("a valid configuration").config
 }
 
