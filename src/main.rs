@@ -29,6 +29,7 @@ fn execute(command: Command) -> Result<Exit, Exit> {
         Command::Run(options) => {
             let loaded = act::load(&options)?;
             let log = observe::log::init(&loaded.config.log).map_err(failure)?;
+            privileges::require(&loaded.config).map_err(failure)?;
             // Before any thread starts: each has capabilities of its own.
             if let Err(error) = privileges::reduce() {
                 tracing::warn!(%error, "keeping more privileges than needed");

@@ -199,6 +199,13 @@ impl Network {
         self.attracting
     }
 
+    /// Whether another instance lives on this node: a successor, in a hand-over. False where nothing is done to the node.
+    pub fn has_others(&self) -> bool {
+        self.instance
+            .as_ref()
+            .is_some_and(|instance| instance.others().is_ok_and(|others| !others.is_empty()))
+    }
+
     /// This instance's slot, from 1; `None` where nothing is done to the node.
     pub fn slot(&self) -> Option<u8> {
         self.instance.as_ref().map(|instance| instance.slot())

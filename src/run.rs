@@ -22,6 +22,7 @@ use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
 use crate::resolver::control::ReloadError;
 use crate::resolver::job::CHANNEL;
 use crate::server::front::{Context, Front, FrontError};
+use crate::sys::clock;
 
 pub use miss::MissError;
 use miss::MissThread;
@@ -65,6 +66,9 @@ pub struct Process {
 
 /// Blocks readiness until an upstream has answered.
 const UPSTREAM: &str = "upstream";
+
+/// How often entries too old to be served even stale are taken out of the store.
+const SWEEP: Duration = Duration::from_mins(1);
 
 /// How long the query log may take to write its last lines.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -135,6 +139,8 @@ impl Process {
         let answered = self.miss.first_answer(upstream_wait);
         tokio::pin!(answered);
         let mut attracted = false;
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut stop => break,
@@ -145,6 +151,7 @@ impl Process {
                     }
                     self.attract().await;
                 }
+                _ = sweep.tick() => self.context.store.sweep(clock::now()),
                 () = changes.changed() => self.reload_from(load()).await,
             }
         }
@@ -193,7 +200,8 @@ impl Process {
         self.miss.reload(&config).await?;
         let listens_otherwise = config.listen != self.config.listen
             || config.cache.near_size != self.config.cache.near_size
-            || config.cache.rotate != self.config.cache.rotate;
+            || config.cache.rotate != self.config.cache.rotate
+            || config.limits.client_share != self.config.limits.client_share;
         let new_front = if listens_otherwise {
             match Front::start(&config, &self.context) {
                 Ok(front) => Some(front),
@@ -230,6 +238,9 @@ impl Process {
         tracing::info!(?patience, "draining");
         self.metrics.health.drain();
         let Self { front, context, miss, network, query_log, http, .. } = self;
+        // Both processes listen on the health address in a hand-over: probes are for the successor from here on. Without one
+        // they are told that we are not ready.
+        let http = (!network.has_others()).then_some(http);
         drain(front).await;
         // The last way into the miss path: it ends once what is in flight is answered.
         drop(context);

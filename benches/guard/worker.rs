@@ -91,6 +91,7 @@ impl Replay {
             near_size: 12 << 20,
             rotate: true,
             max_payload: 4096,
+            client_share: 0.1,
         });
         let mix = Mix::generate();
         let exchanges = mix.questions[..QUESTIONS]

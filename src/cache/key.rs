@@ -65,6 +65,11 @@ impl Seed {
             [word(), word() | 1]
         }))
     }
+
+    /// Its words, for other tables of this process that must not be predictable.
+    pub fn words(self) -> [u64; 2] {
+        self.0
+    }
 }
 
 impl Key {

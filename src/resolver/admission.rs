@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use super::job::Jobs;
 use crate::cache::Now;
 
 /// One worker's counts.
@@ -29,6 +30,13 @@ pub struct Channel {
     pub capacity: usize,
 }
 
+impl Channel {
+    /// How full this one is now.
+    pub fn of(jobs: &Jobs) -> Self {
+        Self { free: jobs.capacity(), capacity: jobs.max_capacity() }
+    }
+}
+
 impl Admission {
     /// Counts at zero. `client_share` is `limits.client_share`, from 0 to 1; `seed` is random, so that no one can choose
     /// addresses that share another client's counts.
@@ -39,11 +47,6 @@ impl Admission {
             halved: Now::default(),
             client_share,
         }
-    }
-
-    /// Takes another share from now on.
-    pub fn set_client_share(&mut self, client_share: f64) {
-        self.client_share = client_share;
     }
 
     /// Whether a miss of `client` may go to the miss path; if so it is counted.

@@ -16,8 +16,10 @@ use super::hit::{HitPath, NearFigures, Parts};
 use super::tcp;
 use super::udp::Worker;
 use crate::cache::Store;
+use crate::cache::key::Seed;
 use crate::config::{ByteSize, Config, Workers};
 use crate::observe::{Proto, QueryLog, Server, Tallies, Zones};
+use crate::resolver::admission::Admission;
 use crate::resolver::job::Jobs;
 use crate::sys::socket::{BindError, UdpListener, bind_tcp};
 
@@ -104,6 +106,7 @@ impl Front {
                 near_size: usize::try_from(config.cache.near_size.0).unwrap_or(usize::MAX),
                 rotate: config.cache.rotate,
                 max_payload: config.listen.max_udp_payload,
+                client_share: config.limits.client_share.0,
             });
             front.workers.push(Worker::spawn(hit_path, listener, index).map_err(FrontError::Thread)?);
         }
@@ -170,6 +173,7 @@ fn spawn_tcp(
 ) -> std::io::Result<thread::JoinHandle<()>> {
     let limits = config.listen.tcp.clone();
     let drain = config.listen.drain.0;
+    let admission = Admission::new(config.limits.client_share.0, Seed::of_process().words());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     thread::Builder::new().name("tcp".to_owned()).spawn(move || {
         let connections = Rc::new(tcp::Connections::new(context.tcp_connections));
@@ -180,6 +184,7 @@ fn spawn_tcp(
             connections: Rc::clone(&connections),
             draining: draining.clone(),
             logger: RefCell::new(context.query_log.logger()),
+            admission: RefCell::new(admission),
         });
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {

@@ -14,18 +14,20 @@ use crate::cache::near::{Found, SlotId};
 use crate::cache::{Entry, Freshness, Key, Near, Now, Store};
 use crate::observe::query_log;
 use crate::observe::{DropReason, Kind, Outcome, Proto, QueryLogger, ShedReason, Source, Tally, ZoneId};
+use crate::resolver::admission::{Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::mmsg::{BATCH, Datagram, PIECES};
 use crate::sys::socket::UdpListener;
 use crate::wire::query::{Ignored, Query, Rejection};
 use crate::wire::reply::{self, Asked, OPT_LEN, Transport, Ttls};
-use crate::wire::{HEADER_LEN, flags, rcode};
+use crate::wire::{HEADER_LEN, ede, flags, rcode};
 
 /// What a worker knows and owns.
 pub struct HitPath {
     near: Near,
     store: Arc<Store>,
     jobs: Jobs,
+    admission: Admission,
     tally: Tally,
     logger: QueryLogger,
     figures: Arc<NearFigures>,
@@ -58,6 +60,8 @@ pub struct Parts {
     pub rotate: bool,
     /// `listen.max_udp_payload`, in bytes.
     pub max_payload: u16,
+    /// `limits.client_share`, from 0 to 1.
+    pub client_share: f64,
 }
 
 /// What the near tables of all workers hold together. Each worker adds and takes away its own.
@@ -101,6 +105,7 @@ impl HitPath {
             near: Near::new(parts.near_size, parts.rotate),
             store: parts.store,
             jobs: parts.jobs,
+            admission: Admission::new(parts.client_share, Seed::of_process().words()),
             tally: parts.tally,
             logger: parts.logger,
             figures: parts.figures,
@@ -330,6 +335,9 @@ impl HitPath {
             return Plan::Nothing;
         }
         let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
+        if !self.admission.admit(peer.ip(), Channel::of(&self.jobs), self.now) {
+            return self.shed(datagram, ShedReason::ClientShare, rcode::REFUSED);
+        }
         let way = Way::Udp(Arc::clone(listener));
         let client = Client::new(&query, self.transport, peer, self.now, way);
         let miss = Miss { key: key.clone(), recursion_desired: query.recursion_desired(), client };
@@ -337,13 +345,28 @@ impl HitPath {
             return Plan::Nothing;
         }
         // Full: the miss path has more than it can do, and waiting would make hits pay for it.
-        self.tally.shed(ShedReason::Queue);
-        let zone = ZoneId::OTHER;
-        self.tally.query(zone, query.qtype(), datagram.bytes.len(), query.dnssec_ok());
-        let head_len = query.head().len();
-        let edns = query.edns().is_some();
-        let plan = flip_error(datagram.bytes, rcode::SERVFAIL, head_len, edns);
-        self.tally.response(zone, Outcome::new(Source::Shed, rcode::SERVFAIL, Kind::Failure), head_len, 0);
+        self.shed(datagram, ShedReason::Queue, rcode::SERVFAIL)
+    }
+
+    /// Turns a miss away at once: an answer costs less than the retries of a client that gets none.
+    #[cold]
+    fn shed(&mut self, datagram: &mut Datagram<'_>, reason: ShedReason, rcode: u16) -> Plan {
+        let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
+        self.tally.shed(reason);
+        self.tally.query(ZoneId::OTHER, query.qtype(), query.packet_len(), query.dnssec_ok());
+        let (head_len, edns) = (query.head().len(), query.edns());
+        let outcome = Outcome::new(Source::Shed, rcode, Kind::Failure);
+        let plan = if edns.is_some() {
+            let start = self.scratch.len();
+            let parts = reply::Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };
+            let asked = Asked::of(&query, self.transport);
+            let extended_error = if reason == ShedReason::Queue { ede::NOT_READY } else { ede::PROHIBITED };
+            reply::push_reply(&mut self.scratch, &asked, &parts, Ttls::Aged(0), Some(extended_error));
+            Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
+        } else {
+            flip_error(datagram.bytes, rcode, head_len, false)
+        };
+        self.tally.response(ZoneId::OTHER, outcome, head_len, 0);
         plan
     }
 

@@ -25,6 +25,7 @@ use crate::observe::query_log;
 use crate::observe::{
     DropReason, Kind, Outcome, Proto, QueryLogger, SharedTally, ShedReason, Source, ZoneId,
 };
+use crate::resolver::admission::{Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
 use crate::wire::query::{Query, Rejection};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub draining: watch::Receiver<bool>,
     /// The query log.
     pub logger: RefCell<QueryLogger>,
+    /// Fairness between clients before the channel.
+    pub admission: RefCell<Admission>,
 }
 
 /// Counts open connections, in all and by client address.
@@ -370,6 +373,13 @@ impl Connection {
                     size: len as u32,
                 });
             }
+            return Ok(());
+        }
+        let channel = Channel::of(&self.shared.jobs);
+        if !self.shared.admission.borrow_mut().admit(self.peer.ip(), channel, now) {
+            self.tally.shed(ShedReason::ClientShare);
+            let head_len = query.head().len();
+            self.respond_empty(message, rcode::REFUSED, head_len, query.edns().is_some(), Source::Shed, out);
             return Ok(());
         }
         let way = TcpWay { replies: self.replies.clone(), listener: self.tally.server().address };
