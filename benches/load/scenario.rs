@@ -145,7 +145,10 @@ impl<'a> Driver<'a> {
         for _ in 0..3 {
             let outcome = self.dnsperf(&load, port, "mix.txt")?;
             wrong = self.judge_each(&outcome.answers);
-            if outcome.lost == 0 && wrong.is_none() {
+            if outcome.lost > 0 {
+                wrong = Some(format!("{} questions had no answer", outcome.lost));
+            }
+            if wrong.is_none() {
                 break;
             }
         }
@@ -204,7 +207,7 @@ impl<'a> Driver<'a> {
             lost: result.lost,
             average_us: None,
             percentiles_us: None,
-            wrong: off_by(share, self.mix.nxdomain_share()),
+            wrong: off_by(result.answered, share, self.mix.nxdomain_share()),
         })
     }
 
@@ -213,7 +216,8 @@ impl<'a> Driver<'a> {
     }
 
     fn judge_each(&self, answers: &[Answer]) -> Option<String> {
-        let mut wrong = answers.iter().filter(|answer| {
+        // A query without an answer is counted as lost, not as wrong.
+        let mut wrong = answers.iter().filter(|answer| answer.rcode != LOST).filter(|answer| {
             self.expected
                 .get(&(answer.name.as_str(), answer.qtype.as_str()))
                 .is_none_or(|&rcode| rcode != answer.rcode)
@@ -247,17 +251,17 @@ fn judge_share(outcome: &Outcome, nxdomain: f64) -> Option<String> {
         return Some(format!("{count} answers {rcode}"));
     }
     let count = outcome.rcodes.get("NXDOMAIN").copied().unwrap_or_default();
-    off_by(count as f64 / outcome.completed.max(1) as f64, nxdomain)
+    off_by(outcome.completed, count as f64 / outcome.completed.max(1) as f64, nxdomain)
 }
 
-fn off_by(share: f64, expected: f64) -> Option<String> {
-    ((share - expected).abs() > SHARE_TOLERANCE)
+fn off_by(answers: u64, share: f64, expected: f64) -> Option<String> {
+    (answers >= SHARE_NEEDS && (share - expected).abs() > SHARE_TOLERANCE)
         .then(|| format!("{:.1} % NXDOMAIN where {:.1} % were asked for", share * 100.0, expected * 100.0))
 }
 
 fn percentiles(answers: Vec<Answer>) -> Option<[f64; 3]> {
     let mut latencies: Vec<Duration> =
-        answers.into_iter().filter(|answer| answer.rcode != "T").map(|answer| answer.latency).collect();
+        answers.into_iter().filter(|answer| answer.rcode != LOST).map(|answer| answer.latency).collect();
     if latencies.is_empty() {
         return None;
     }
@@ -270,3 +274,7 @@ fn percentiles(answers: Vec<Answer>) -> Option<[f64; 3]> {
 
 /// A run that ends in the middle of the file has not seen the whole mix.
 const SHARE_TOLERANCE: f64 = 0.05;
+/// Too few answers say nothing about shares.
+const SHARE_NEEDS: u64 = 1_000;
+/// What dnsperf prints in place of a response code for a query that got no answer.
+const LOST: &str = "T";
