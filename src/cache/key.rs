@@ -32,6 +32,11 @@ impl KeyFlags {
         Self(dnssec_ok as u8 | (checking_disabled as u8) << 1)
     }
 
+    /// The flags as bits.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
     /// Whether DO is set.
     pub const fn dnssec_ok(self) -> bool {
         self.0 & Self::DNSSEC_OK.0 != 0
