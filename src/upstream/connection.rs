@@ -103,6 +103,12 @@ impl Connection {
         self.waiters.borrow().len()
     }
 
+    /// Whether queries wait for the next write, and not many.
+    pub(super) fn is_filling(&self) -> bool {
+        let bytes = self.outgoing.borrow().bytes.len();
+        bytes > 0 && bytes < BATCH
+    }
+
     /// How long the oldest unanswered query has waited: on an upstream that answers in order, nothing sent after it
     /// is answered before it.
     pub(super) fn oldest_age(&self, now: Instant) -> Option<Duration> {
@@ -378,5 +384,8 @@ const TICK: Duration = Duration::from_secs(1);
 const ACKNOWLEDGED_BY: Duration = Duration::from_millis(100);
 /// Hedges lost in a row after which a connection takes no more queries.
 const LOST_HEDGES: u32 = 2;
+/// Bytes of a write that is full: some twenty queries. Much longer ones would queue up on one connection what others
+/// could have answered.
+const BATCH: usize = 1024;
 /// Bytes of write buffer kept between batches.
 const OUTGOING_KEPT: usize = 4096;

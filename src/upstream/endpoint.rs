@@ -17,7 +17,7 @@ use super::flight::{Event, Failure, Flight, Landing, Sent};
 use super::health::{Health, ProbeLimiter, probe_delay};
 use super::message::Message;
 use super::metrics::EndpointMetrics;
-use super::pool::{self, Choice, Limits, View};
+use super::pool::{self, Choice, Fit, Limits, View};
 use super::udp::{self, LetterCase};
 
 /// What a group's configuration says about each endpoint.
@@ -252,9 +252,16 @@ impl Endpoint {
                     .any(|a| matches!(&a.sent, Some(Sent::Tcp(other)) if Rc::ptr_eq(other, connection)))
             };
             let view = |connection: &Rc<Connection>| View {
-                open: connection.is_usable(),
-                tried: on_it(connection),
-                proven: after.is_none_or(|moment| connection.is_proven_since(moment)),
+                fit: if !connection.is_usable() {
+                    Fit::Closed
+                } else if on_it(connection) {
+                    Fit::Tried
+                } else if after.is_none_or(|moment| connection.is_proven_since(moment)) {
+                    Fit::Proven
+                } else {
+                    Fit::Unproven
+                },
+                filling: connection.is_filling(),
                 load: connection.load(),
                 oldest: connection.oldest_age(now),
             };

@@ -5,16 +5,27 @@ use std::time::Duration;
 /// What the choice sees of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
-    /// It takes queries.
-    pub(super) open: bool,
-    /// This query has been on it already.
-    pub(super) tried: bool,
-    /// It is known to be alive at the moment that matters: opened, or heard from, since.
-    pub(super) proven: bool,
+    /// Whether it is for this query.
+    pub(super) fit: Fit,
+    /// Its next write is not full yet: one more query costs no system call.
+    pub(super) filling: bool,
     /// Unanswered queries.
     pub(super) load: usize,
     /// How long the oldest of them has waited.
     pub(super) oldest: Option<Duration>,
+}
+
+/// Whether a connection is for a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It takes no queries.
+    Closed,
+    /// It takes queries, but this one has been on it already.
+    Tried,
+    /// It takes queries, but was neither opened nor heard from since the moment that matters.
+    Unproven,
+    /// It takes queries, and lives.
+    Proven,
 }
 
 impl View {
@@ -49,7 +60,8 @@ pub(super) enum Choice {
     Dial,
 }
 
-/// The least loaded connection that is proven and not held up by an old query, else a dial. Held-up connections do not
+/// The least loaded connection that is proven and not held up by an old query, else a dial. What is asked at the same
+/// instant goes out in one write. Held-up connections do not
 /// count against the limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`]. Where no
 /// dial has room, an unproven connection will do, and behind an old query is better than nowhere.
 pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choice {
@@ -57,16 +69,16 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
     let mut best: [Option<(usize, View)>; 3] = [None; 3];
     for (index, view) in views.enumerate() {
         total += 1;
-        if !view.open {
+        if view.fit == Fit::Closed {
             continue;
         }
         let blocked = view.is_blocked(limits.blocked_after);
         active += usize::from(!blocked);
-        if view.tried {
+        if view.fit == Fit::Tried {
             continue;
         }
-        let slot = &mut best[if blocked { 2 } else { usize::from(!view.proven) }];
-        if slot.is_none_or(|(_, least)| view.load < least.load) {
+        let slot = &mut best[if blocked { 2 } else { usize::from(view.fit == Fit::Unproven) }];
+        if slot.is_none_or(|(_, least)| (!view.filling, view.load) < (!least.filling, least.load)) {
             *slot = Some((index, view));
         }
     }
@@ -99,19 +111,22 @@ mod tests {
     const LIMITS: Limits = Limits { blocked_after: Duration::from_millis(3), dialing: 0, max: 4 };
 
     fn view(load: usize, oldest_ms: u64) -> View {
-        View {
-            open: true,
-            tried: false,
-            proven: true,
-            load,
-            oldest: (load > 0).then(|| Duration::from_millis(oldest_ms)),
-        }
+        let oldest = (load > 0).then(|| Duration::from_millis(oldest_ms));
+        View { fit: Fit::Proven, filling: false, load, oldest }
     }
 
     #[test]
     fn the_least_loaded_wins_and_the_first_of_equals() {
         let views = [view(3, 0), view(1, 0), view(1, 0)];
         assert_eq!(choose(views.into_iter(), LIMITS), Choice::Use { index: 1, spare: false });
+    }
+
+    #[test]
+    fn queries_of_one_instant_go_out_together() {
+        let views = [view(0, 0), View { filling: true, ..view(3, 0) }];
+        assert_eq!(choose(views.into_iter(), LIMITS), Choice::Use { index: 1, spare: false });
+        let views = [view(0, 0), View { filling: true, ..view(3, 3_000) }];
+        assert_eq!(choose(views.into_iter(), LIMITS), Choice::Use { index: 0, spare: false });
     }
 
     #[test]
@@ -140,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_second_question_goes_where_life_is_proven() {
-        let unproven = View { proven: false, ..view(0, 0) };
+        let unproven = View { fit: Fit::Unproven, ..view(0, 0) };
         assert_eq!(
             choose([unproven, view(2, 0)].into_iter(), LIMITS),
             Choice::Use { index: 1, spare: false }
@@ -152,26 +167,24 @@ mod tests {
     proptest! {
         #[test]
         fn never_where_it_has_been_and_never_more_than_the_limit(
-            views in proptest::collection::vec(
-                (any::<bool>(), any::<bool>(), any::<bool>(), 0usize..40, 0u64..10), 0..40),
+            views in proptest::collection::vec((0usize..4, any::<bool>(), 0usize..40, 0u64..10), 0..40),
             dialing in 0usize..4,
         ) {
             let limits = Limits { dialing, ..LIMITS };
+            let fits = [Fit::Closed, Fit::Tried, Fit::Unproven, Fit::Proven];
             let views: Vec<View> = views
                 .into_iter()
-                .map(|(open, tried, proven, load, age)| View { open, tried, proven, ..view(load, age) })
+                .map(|(fit, filling, load, age)| View { fit: fits[fit], filling, ..view(load, age) })
                 .collect();
-            let active = views.iter().filter(|v| v.open && !v.is_blocked(limits.blocked_after)).count();
+            let free = |v: &&View| !v.is_blocked(limits.blocked_after);
+            let active = views.iter().filter(free).filter(|v| v.fit != Fit::Closed).count();
             match choose(views.iter().copied(), limits) {
                 Choice::Use { index, spare } => {
-                    prop_assert!(views[index].open && !views[index].tried);
+                    prop_assert!(matches!(views[index].fit, Fit::Unproven | Fit::Proven));
                     prop_assert!(!spare || active + dialing < limits.max);
                 }
                 Choice::Dial => {
-                    let better = views
-                        .iter()
-                        .find(|v| v.open && !v.tried && v.proven && !v.is_blocked(limits.blocked_after));
-                    prop_assert!(better.is_none());
+                    prop_assert!(!views.iter().filter(free).any(|v| v.fit == Fit::Proven));
                 }
             }
         }
