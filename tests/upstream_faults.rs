@@ -75,19 +75,22 @@ fn half_of_all_connections_hang() {
 
 #[test]
 fn slow_names_hold_up_nobody_else() {
-    let upstream = Upstream::start(Order::Serial);
+    // Both at the same time, so that a busy machine slows both.
+    let (quiet, mixed) = (Upstream::start(Order::Serial), Upstream::start(Order::Serial));
+    for number in (0..1_000).step_by(10) {
+        mixed.on(&format!("n{number}.example"), Behaviour::After(Duration::from_secs(3)));
+    }
     run(async {
-        let bench = Rc::new(bench(&spec(Transport::Tcp), &[&upstream]));
-        let quick = |_: usize| true;
         let every = Duration::from_millis(5);
-        let quiet = load(&bench, 1_000, every, |n| format!("quiet{n}.example"), quick).await;
-        for number in (0..1_000).step_by(10) {
-            upstream.on(&format!("n{number}.example"), Behaviour::After(Duration::from_secs(3)));
-        }
-        let mixed = load(&bench, 1_000, every, |n| format!("n{n}.example"), |n| n % 10 != 0).await;
-        let (quiet, mixed) = (quantile(&quiet, 0.99), quantile(&mixed, 0.99));
-        eprintln!("p99 quiet {quiet:?}, beside slow names {mixed:?}; connections {}", upstream.accepted());
-        assert!(mixed <= 2 * quiet + Duration::from_millis(5), "p99 {mixed:?}, quiet {quiet:?}");
+        let ask = async |upstream: &Upstream| {
+            let bench = Rc::new(bench(&spec(Transport::Tcp), &[upstream]));
+            let durations =
+                load(&bench, 1_000, every, |n| format!("n{n}.example"), |n| !n.is_multiple_of(10)).await;
+            quantile(&durations, 0.99)
+        };
+        let (at_best, beside) = tokio::join!(ask(&quiet), ask(&mixed));
+        eprintln!("p99 quiet {at_best:?}, beside slow names {beside:?}; connections {}", mixed.accepted());
+        assert!(beside <= 2 * at_best + Duration::from_millis(5), "p99 {beside:?}, quiet {at_best:?}");
     });
 }
 

@@ -11,8 +11,9 @@ pub(super) struct RttEstimator {
 }
 
 impl RttEstimator {
-    /// Takes one round trip in. A sample above twice the present retransmission time counts as just that: one name in
-    /// ten that takes seconds upstream must not carry the estimate away, while a lasting change still does, by doubling.
+    /// Takes one round trip in. A sample above one and a half times the mean counts as just that: names that take
+    /// seconds upstream, and those caught behind them, must not carry the estimate away as long as they are less than
+    /// half of all, while a lasting change still does, by some 6 % a sample.
     pub(super) fn observe(&mut self, sample: Duration) {
         let sample = sample.as_secs_f64();
         let Some(smoothed) = self.smoothed else {
@@ -21,7 +22,7 @@ impl RttEstimator {
             self.variation = sample.min(FIRST_SAMPLE_CAP) / 2.0;
             return;
         };
-        let sample = sample.min((2.0 * self.raw()).max(SAMPLE_FLOOR));
+        let sample = sample.min((SAMPLE_CLIP * smoothed).max(SAMPLE_FLOOR));
         // RFC 6298 §2.3: beta 1/4, alpha 1/8, the variation first.
         self.variation += ((smoothed - sample).abs() - self.variation) / 4.0;
         self.smoothed = Some(smoothed + (sample - smoothed) / 8.0);
@@ -39,7 +40,9 @@ impl RttEstimator {
 
     /// The age of its oldest unanswered query from which on a connection is passed over.
     pub(super) fn blocked_after(&self) -> Duration {
-        self.bounded(BLOCKED_UNKNOWN, BLOCKED_FLOOR, BLOCKED_CAP)
+        // Of the mean alone: each slow name would widen the variation, and with it the wait behind the next.
+        self.smoothed()
+            .map_or(BLOCKED_UNKNOWN, |rtt| (rtt * BLOCKED_ROUND_TRIPS).clamp(BLOCKED_FLOOR, BLOCKED_CAP))
     }
 
     /// How long a dial may take before further ones are started beside it.
@@ -71,6 +74,8 @@ const HEDGE_FLOOR: Duration = Duration::from_millis(25);
 const HEDGE_CAP: Duration = Duration::from_millis(400);
 /// Before the first sample.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(100);
+/// The round trips after which a connection is passed over.
+const BLOCKED_ROUND_TRIPS: u32 = 3;
 /// A connection of a cluster's own DNS, with round trips of some 0.2 ms, is passed over after this.
 const BLOCKED_FLOOR: Duration = Duration::from_millis(3);
 const BLOCKED_CAP: Duration = Duration::from_millis(200);
@@ -81,6 +86,8 @@ const DIAL_ROUND_TRIPS: f64 = 4.0;
 const DIAL_FLOOR: Duration = Duration::from_millis(400);
 /// Longest limit of a dial: the first SYN's retransmission comes after 1 s (RFC 6298 §2.1), a new dial is no later.
 const DIAL_CAP: Duration = Duration::from_secs(1);
+/// Multiple of the mean at which a sample is clipped.
+const SAMPLE_CLIP: f64 = 1.5;
 /// Seconds: what the clipping of samples leaves alone.
 const SAMPLE_FLOOR: f64 = 0.002;
 /// Seconds: a first query that had to wait for a dial or a slow name says little.
@@ -109,18 +116,21 @@ mod tests {
     }
 
     #[test]
-    fn one_name_in_ten_that_takes_three_seconds_leaves_the_delay_short() {
-        let mut rtt = settled(0.3);
-        for round in 0..1_000 {
-            rtt.observe(if round % 10 == 0 { Duration::from_secs(3) } else { Duration::from_micros(300) });
+    fn slow_names_leave_the_delays_short() {
+        let mut rtt = settled(5.0);
+        for round in 0..3_000 {
+            // One name in ten, its hedge, and two that were caught behind.
+            let slow = round % 10 < 4;
+            rtt.observe(if slow { Duration::from_secs(3) } else { Duration::from_millis(5) });
+            assert!(rtt.hedge_delay() < Duration::from_millis(50), "{:?}", rtt.hedge_delay());
+            assert!(rtt.blocked_after() < Duration::from_millis(40), "{:?}", rtt.blocked_after());
         }
-        assert!(rtt.hedge_delay() < Duration::from_millis(50), "{:?}", rtt.hedge_delay());
     }
 
     #[test]
     fn follows_a_lasting_change() {
         let mut rtt = settled(0.3);
-        for _ in 0..100 {
+        for _ in 0..150 {
             rtt.observe(Duration::from_millis(120));
         }
         let smoothed = rtt.smoothed().unwrap();
