@@ -69,7 +69,7 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
     // The least loaded by rank: proven, unproven, held up.
     let mut best: [Option<(usize, View)>; 3] = [None; 3];
     let mut filling: Option<(usize, View)> = None;
-    let mut held_up = false;
+    let (mut held_up, mut idle) = (false, 0);
     for (index, view) in views.enumerate() {
         total += 1;
         if view.fit == Fit::Closed {
@@ -78,6 +78,7 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
         let blocked = view.is_blocked(limits.blocked_after);
         active += usize::from(!blocked);
         held_up |= blocked;
+        idle += usize::from(view.load == 0);
         if view.fit == Fit::Tried {
             continue;
         }
@@ -95,7 +96,9 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
     let proven = filling.filter(|_| !held_up).or(proven);
     if let Some((index, view)) = proven {
         let ageing = view.is_blocked(limits.blocked_after / 3);
-        let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing);
+        // Where one is held up the next may be soon: the queries after it find an idle one then.
+        let short = held_up && idle <= IDLE_BESIDE_HELD_UP;
+        let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing || short);
         return Choice::Use { index, spare };
     }
     match unproven.or(blocked) {
@@ -108,6 +111,8 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
 pub(super) const HELD_UP_FACTOR: usize = 8;
 /// Unanswered queries on the least loaded connection from which on another one is dialled.
 const SOFT_LOAD: usize = 16;
+/// Idle connections, the one just taken included, that are wanted where names are slow.
+const IDLE_BESIDE_HELD_UP: usize = 2;
 /// Dials at a time for growth alone.
 const SPARE_DIALS: usize = 2;
 
@@ -137,7 +142,7 @@ mod tests {
         let views = [view(0, 0), View { filling: true, ..view(3, 0) }, view(1, 3_000)];
         assert_eq!(
             choose(views.into_iter(), LIMITS),
-            Choice::Use { index: 0, spare: false },
+            Choice::Use { index: 0, spare: true },
             "one is held up"
         );
     }
@@ -145,7 +150,11 @@ mod tests {
     #[test]
     fn an_old_query_is_not_queued_behind() {
         let views = [view(1, 3_000), view(9, 0)];
-        assert_eq!(choose(views.into_iter(), LIMITS), Choice::Use { index: 1, spare: false });
+        assert_eq!(
+            choose(views.into_iter(), LIMITS),
+            Choice::Use { index: 1, spare: true },
+            "and soon there is another"
+        );
         assert_eq!(choose([view(1, 3_000)].into_iter(), LIMITS), Choice::Dial);
     }
 
