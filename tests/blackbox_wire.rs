@@ -85,7 +85,7 @@ fn rfc1035_id_and_question_come_back_letter_case_and_all_and_rfc4343_case_does_n
         }
     }
     // They were two names.
-    assert_eq!(server.nodens.metrics().sum("nodens_cache_misses_total", &[]), 2.0);
+    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), 2);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn rfc4343_only_ascii_letters_have_case() {
             assert_eq!(udp(server.nodens.address(), &query).question(), query.question());
         }
     }
-    assert_eq!(server.nodens.metrics().sum("nodens_cache_misses_total", &[]), 4.0);
+    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), 4);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn rfc1035_a_response_gets_no_answer() {
     let response = www().flags(QR | RD).bytes();
     udp_silence(address, &response, &www());
     assert!(tcp_bytes(address, &response).is_none(), "the connection is closed");
-    assert_eq!(server.nodens.metrics().sum("nodens_drops_total", &[("reason", "response")]), 1.0);
+    assert_eq!(server.nodens.count("nodens_drops_total", &[("reason", "response")]), 1);
 }
 
 #[test]
@@ -208,8 +208,11 @@ fn rfc3597_types_that_nobody_knows_pass_untouched() {
         ("hinfo", 13, b"\x03CPU\x02OS"),
     ] {
         for reply in server.each_way(&Query::new(&format!("{name}.example.org"), qtype)) {
-            assert_eq!(reply.counts(), [1, 1, 0, 0], "{name}");
-            assert!(reply.bytes.ends_with(rdata), "{name}: {:02x?}", reply.bytes);
+            assert_eq!(reply.counts()[1], 1, "{name}");
+            let mut record = (rdata.len() as u16).to_be_bytes().to_vec();
+            record.extend_from_slice(rdata);
+            let found = reply.bytes.windows(record.len()).any(|window| window == record);
+            assert!(found, "{name}: {:02x?}", reply.bytes);
         }
     }
     // Types that do not exist at the name are NODATA, whatever their number.
@@ -296,7 +299,7 @@ fn rfc5936_rfc1995_zone_transfers_are_refused() {
             );
         }
     }
-    assert_eq!(server.nodens.metrics().sum("nodens_cache_misses_total", &[]), 0.0);
+    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), 0);
 }
 
 #[test]
@@ -306,9 +309,9 @@ fn rfc8482_any_is_passed_on_and_feeds_no_other_type() {
     let any = server.each_way(&Query::new("www.example.org", ANY));
     let expected = tcp(server.nsd.address(), &Query::new("www.example.org", ANY));
     assert!(any.iter().all(|reply| reply.message.answers.len() == expected.message.answers.len()));
-    let before = server.nodens.metrics().sum("nodens_cache_misses_total", &[]);
+    let before = server.nodens.count("nodens_cache_misses_total", &[]);
     assert_eq!(udp(address, &www()).addresses(), [WWW]);
-    assert_eq!(server.nodens.metrics().sum("nodens_cache_misses_total", &[]), before + 1.0);
+    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), before + 1);
 }
 
 #[test]
@@ -435,7 +438,7 @@ fn rfc7871_a_client_subnet_is_not_echoed_nor_passed_on() {
         assert_eq!((reply.addresses(), reply.options()), (vec![WWW], vec![]));
     }
     // Clients of all subnets share the answer.
-    assert_eq!(server.nodens.metrics().sum("nodens_cache_misses_total", &[]), 1.0);
+    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), 1);
 }
 
 #[test]
@@ -580,7 +583,7 @@ fn rfc8945_rfc2931_signed_queries_are_refused_and_nothing_of_them_is_kept() {
             assert_eq!((reply.rcode(), reply.counts()[1..].to_vec()), (ResponseCode::Refused, vec![0; 3]));
         }
     }
-    assert_eq!(server.nodens.metrics().sum("nodens_cache_misses_total", &[]), 0.0);
+    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), 0);
 }
 
 #[test]
@@ -654,8 +657,8 @@ fn dig_over_udp_and_tcp_with_and_without_edns() {
     assert!(text.contains("status: BADVERS"), "{text}");
     let text = dig(&["+ednsopt=100:1234", "+ednsflags=0x40", "www.example.org"]);
     assert!(text.contains("192.0.2.80"), "{text}");
-    let text = dig(&["+opcode=15", "+noad", "www.example.org"]);
+    let text = dig(&["+opcode=15", "+noedns", "+noad", "www.example.org"]);
     assert!(text.contains("status: NOTIMP"), "{text}");
-    let text = dig(&["+header-only"]);
+    let text = dig(&["+header-only", "+noedns"]);
     assert!(text.contains("status: FORMERR"), "{text}");
 }

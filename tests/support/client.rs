@@ -229,7 +229,7 @@ impl Reply {
 
     /// The options of the OPT, by code, as they are on the wire.
     pub fn options(&self) -> Vec<(u16, Vec<u8>)> {
-        let Some(mut options) = self.opt().map(|rdata| &rdata[..]) else { return Vec::new() };
+        let Some(mut options) = self.opt() else { return Vec::new() };
         let mut found = Vec::new();
         while let [c0, c1, l0, l1, rest @ ..] = options {
             let (data, behind) = rest.split_at(usize::from(u16::from_be_bytes([*l0, *l1])));
