@@ -9,7 +9,6 @@ mod support {
     pub mod wait;
 }
 
-use std::net::Ipv4Addr;
 use std::process::Command;
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
@@ -54,7 +53,7 @@ impl Server {
     }
 }
 
-const WWW: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
+const WWW: [u8; 4] = [192, 0, 2, 80];
 
 /// hickory-proto calls 16 BADSIG, which is TSIG's name for it.
 const BADVERS: u16 = 16;
@@ -593,7 +592,9 @@ fn queries_are_answered_on_one_socket_in_one_burst() {
     for _ in 0..50 {
         let socket = Udp::connect(server.nodens.address());
         let queries = [www(), Query::new("www.example.org", AAAA)];
-        queries.iter().for_each(|query| socket.send(&query.bytes()));
+        for query in &queries {
+            socket.send(&query.bytes());
+        }
         let mut replies = [socket.receive(), socket.receive()];
         replies.sort_by_key(|reply| reply.message.queries[0].query_type() != RecordType::A);
         for (reply, query) in replies.iter().zip(&queries) {

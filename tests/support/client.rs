@@ -202,13 +202,13 @@ impl Reply {
     }
 
     /// The addresses in the answer section, sorted.
-    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+    pub fn addresses(&self) -> Vec<[u8; 4]> {
         let mut addresses: Vec<_> = self
             .message
             .answers
             .iter()
             .filter_map(|record| match &record.data {
-                RData::A(address) => Some(address.0),
+                RData::A(address) => Some(address.0.octets()),
                 _ => None,
             })
             .collect();
