@@ -219,6 +219,11 @@ impl Nodens {
         self.ended().code()
     }
 
+    /// After a signal that the test has sent: its exit code.
+    pub fn stop_after_signal(mut self) -> Option<i32> {
+        self.ended().code()
+    }
+
     /// Waits for the end.
     pub fn ended(&mut self) -> ExitStatus {
         let start = Instant::now();
