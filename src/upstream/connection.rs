@@ -190,6 +190,8 @@ impl Connection {
         let Some((flight, _)) = waiters.find(id) else {
             return metrics.ignored_id.inc();
         };
+        let completed = message::complete_bare_error(reply, flight.message.question());
+        let reply = completed.as_deref().unwrap_or(reply);
         let header = match message::check(reply, flight.message.question(), false) {
             // A TC over TCP asks for what was just done.
             Ok(header) if header.truncated => return metrics.ignored_malformed.inc(),

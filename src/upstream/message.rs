@@ -1,6 +1,7 @@
 //! Query messages as they go upstream, and the match of a reply to its query (RFC 5452 §9.1).
 
 use super::Query;
+use crate::wire::rcode;
 
 /// A query in wire form with id 0, and where its question ends.
 #[derive(Debug, Clone)]
@@ -107,6 +108,28 @@ pub(super) fn check(reply: &[u8], question: &[u8], exact: bool) -> Result<Header
     Ok(Header { truncated: flags & TC != 0, rcode: reply[3] & 0x0f })
 }
 
+/// A reply without a question and without an answer that says why there is no answer, with the question put back; `None` for all others.
+///
+/// nsd refuses a class it does not serve in this way, and servers that cannot read a query have no question to repeat
+/// (RFC 8906 §3.1.4). Only for TCP, where the connection says who replies: over UDP the question is what keeps a forger
+/// out (RFC 5452 §9.1).
+pub(super) fn complete_bare_error(reply: &[u8], question: &[u8]) -> Option<Vec<u8>> {
+    let header: &[u8; HEADER] = reply.first_chunk()?;
+    let flags = u16::from_be_bytes([header[2], header[3]]);
+    let is_error = matches!(
+        u16::from(header[3] & 0x0f),
+        rcode::FORMERR | rcode::SERVFAIL | rcode::NOTIMP | rcode::REFUSED
+    );
+    if flags & QR == 0 || flags & (OPCODE | TC) != 0 || !is_error || header[4..10] != [0; 6] {
+        return None;
+    }
+    let mut whole = Vec::with_capacity(HEADER + question.len());
+    whole.extend_from_slice(&header[..4]);
+    whole.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+    whole.extend_from_slice(question);
+    Some(whole)
+}
+
 /// Bytes of a message header.
 pub(super) const HEADER: usize = 12;
 /// Bytes of an OPT record without options.
@@ -162,6 +185,27 @@ mod tests {
         assert_eq!(edns.max_payload(), 1232);
         assert!(edns.flags().dnssec_ok);
         assert!(edns.options().as_ref().is_empty());
+    }
+
+    #[test]
+    fn an_error_without_a_question_gets_it_back_and_nothing_else_does() {
+        let message = Message::encode(&query(b"\x01a\x00"));
+        let bare = |flags: u16| [&[7, 7][..], &flags.to_be_bytes(), &[0; 8]].concat();
+        let refused = bare(QR | 5);
+        let whole = complete_bare_error(&refused, message.question()).unwrap();
+        assert_eq!(check(&whole, message.question(), true), Ok(Header { truncated: false, rcode: 5 }));
+        assert_eq!(whole[..2], [7, 7]);
+        for flags in [5, QR, QR | 3, QR | TC | 5, QR | 0x2800 | 5] {
+            assert_eq!(complete_bare_error(&bare(flags), message.question()), None, "{flags:04x}");
+        }
+        let with_opt = [&bare(QR | 5)[..10], &[0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(complete_bare_error(&with_opt, message.question()), Some(whole));
+        for (at, byte) in [(5, 1), (7, 1), (9, 1)] {
+            let mut counted = refused.clone();
+            counted[at] = byte;
+            assert_eq!(complete_bare_error(&counted, message.question()), None, "count at {at}");
+        }
+        assert_eq!(complete_bare_error(&refused[..11], message.question()), None);
     }
 
     #[test]

@@ -202,13 +202,13 @@ impl Reply {
     }
 
     /// The addresses in the answer section, sorted.
-    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+    pub fn addresses(&self) -> Vec<[u8; 4]> {
         let mut addresses: Vec<_> = self
             .message
             .answers
             .iter()
             .filter_map(|record| match &record.data {
-                RData::A(address) => Some(address.0),
+                RData::A(address) => Some(address.0.octets()),
                 _ => None,
             })
             .collect();
@@ -227,11 +227,34 @@ impl Reply {
         records.map(|record| record.ttl).min().expect("the reply has records")
     }
 
-    /// The options of the OPT, by code.
+    /// The options of the OPT, by code, as they are on the wire.
     pub fn options(&self) -> Vec<(u16, Vec<u8>)> {
-        let Some(edns) = &self.message.edns else { return Vec::new() };
-        let options = edns.options().as_ref().iter();
-        options.map(|(code, option)| (u16::from(*code), Vec::<u8>::from(option))).collect()
+        let Some(mut options) = self.opt() else { return Vec::new() };
+        let mut found = Vec::new();
+        while let [c0, c1, l0, l1, rest @ ..] = options {
+            let (data, behind) = rest.split_at(usize::from(u16::from_be_bytes([*l0, *l1])));
+            found.push((u16::from_be_bytes([*c0, *c1]), data.to_vec()));
+            options = behind;
+        }
+        found
+    }
+
+    /// The data of the OPT.
+    fn opt(&self) -> Option<&[u8]> {
+        let mut at = 12 + self.question().len() * usize::from(self.word(2).min(1));
+        for _ in 0..self.counts()[1..].iter().sum::<u16>() {
+            while self.bytes[at] != 0 && self.bytes[at] < 0xc0 {
+                at += 1 + usize::from(self.bytes[at]);
+            }
+            at += if self.bytes[at] == 0 { 1 } else { 2 };
+            let word = |at: usize| u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
+            let end = at + 10 + usize::from(word(at + 8));
+            if word(at) == OPT {
+                return Some(&self.bytes[at + 10..end]);
+            }
+            at = end;
+        }
+        None
     }
 
     /// The info code of an extended error (RFC 8914).

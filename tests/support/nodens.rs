@@ -3,7 +3,7 @@
 //! ```ignore
 //! let nodens = Nodens::forwarding_to(upstream.address());
 //! let reply = client::udp(nodens.address(), &Query::new("a.test", A));
-//! assert_eq!(nodens.metrics().sum("nodens_cache_misses_total", &[]), 1.0);
+//! assert_eq!(nodens.count("nodens_cache_misses_total", &[]), 1);
 //! assert_eq!(nodens.stop(), Some(0));
 //! ```
 //!
@@ -190,9 +190,14 @@ impl Nodens {
         Metrics::parse(&body)
     }
 
+    /// One count of [`Self::metrics`].
+    pub fn count(&self, family: &str, labels: &[(&str, &str)]) -> u64 {
+        self.metrics().count(family, labels)
+    }
+
     /// Resident memory, in bytes.
     pub fn resident(&self) -> u64 {
-        self.metrics().sum("process_resident_memory_bytes", &[]) as u64
+        self.count("process_resident_memory_bytes", &[])
     }
 
     /// Sends a signal by its name.
@@ -211,6 +216,11 @@ impl Nodens {
     /// Sends SIGTERM and waits for the end: its exit code, `None` after a signal.
     pub fn stop(mut self) -> Option<i32> {
         self.signal("TERM");
+        self.ended().code()
+    }
+
+    /// After a signal that the test has sent: its exit code.
+    pub fn stop_after_signal(mut self) -> Option<i32> {
         self.ended().code()
     }
 
@@ -318,6 +328,11 @@ impl Metrics {
             .filter(|(series, _)| of_family(series) && labels.iter().all(|label| series.contains(label)))
             .map(|(_, value)| value)
             .sum()
+    }
+
+    /// The same, of whole numbers.
+    pub fn count(&self, family: &str, labels: &[(&str, &str)]) -> u64 {
+        self.sum(family, labels) as u64
     }
 
     /// The series and values, for messages.

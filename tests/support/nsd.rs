@@ -98,4 +98,4 @@ pub fn configure(
 pub const CLUSTER: (&str, &str) = ("cluster.local", include_str!("cluster.local.zone"));
 
 /// Names outside of the cluster: every kind of answer there is.
-pub const EXTERNAL: (&str, &str) = ("example.test", include_str!("example.test.zone"));
+pub const EXTERNAL: (&str, &str) = ("example.org", include_str!("example.org.zone"));
