@@ -90,12 +90,18 @@ fn ttls_count_down_by_whole_seconds_of_age() {
     near.begin_batch(0);
     let slot = near.fill(&key, &entry, start.plus_millis(4_999)).expect("room");
     assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == 26));
+    for (millis, left) in [(5_000, 25), (5_999, 25), (6_000, 24), (28_500, 2)] {
+        near.begin_batch(0);
+        let Found::Ready(slot) = near.find(&key, start.plus_millis(millis)) else { panic!("counted down") };
+        // All rotations: the RRset is kept twice over.
+        for _ in 0..3 {
+            assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == left), "{millis}");
+        }
+    }
     near.begin_batch(0);
-    let Found::Due(slot) = near.find(&key, start.plus_millis(5_000)) else {
-        panic!("due at the next second")
-    };
-    near.renew(slot, &entry, start.plus_millis(5_000));
-    assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == 25));
+    let Found::Due(slot) = near.find(&key, start.plus_secs(30)) else { panic!("its time is over") };
+    near.drop_slot(slot);
+    assert!(near.is_empty());
 }
 
 #[test]

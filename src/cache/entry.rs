@@ -248,10 +248,10 @@ impl Entry {
     /// When something is to be decided about it next: whether to refresh it, or that its time is over.
     pub fn next_decision(&self, now: Now) -> Now {
         let end = self.stored.plus_secs(self.ttl);
-        if self.prefetch.min_hits == 0 || self.popularity.load(Ordering::Relaxed) & PREFETCH_ASKED != 0 {
+        if self.prefetch.min_hits == 0 {
             return end;
         }
-        // Within the window every second may be the one in which it has become popular.
+        // Within the window every second may be the one in which it has become popular, or its successor has arrived.
         let window = Now(end.0.saturating_sub((u64::from(self.prefetch.window) + 1) * 1000));
         window.max(now.plus_secs(1)).min(end)
     }
