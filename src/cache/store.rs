@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use equivalent::Equivalent;
-use moka::notification::RemovalCause;
 use moka::sync::Cache as Moka;
 
 use super::entry::{Entry, Freshness};
@@ -86,7 +85,11 @@ struct Tables {
 struct Table {
     entries: Moka<StoredKey, Arc<Entry>, BuildKeyHasher>,
     budget: u64,
-    evictions: Arc<AtomicU64>,
+    /// Questions that were not in it before, so far.
+    added: AtomicU64,
+    /// Those taken out by us, so far. What is neither here nor in it any more was evicted: counted so, since a listener
+    /// would have moka take a lock for every key it writes.
+    removed: AtomicU64,
 }
 
 impl Store {
@@ -100,7 +103,7 @@ impl Store {
         let tables = self.tables.load();
         let mut stale = false;
         for table in [&tables.positive, &tables.negative] {
-            if let Some(entry) = table.entries.get(key) {
+            if let Some(entry) = table.get(key) {
                 match entry.freshness(now) {
                     Freshness::Fresh => return Some(entry),
                     Freshness::Stale => stale = true,
@@ -108,14 +111,14 @@ impl Store {
                 }
             }
         }
-        if stale { None } else { tables.failure.get(key).filter(|e| e.freshness(now) == Freshness::Fresh) }
+        if stale { None } else { tables.failure.peek(key).filter(|e| e.freshness(now) == Freshness::Fresh) }
     }
 
     /// All that is kept for `key`: what the miss path decides on.
     pub fn kept(&self, key: &Key) -> Kept {
         let tables = self.tables.load();
-        let answer = [&tables.positive, &tables.negative].into_iter().find_map(|table| table.get(key));
-        Kept { answer, failure: tables.failure.get(key) }
+        let answer = [&tables.positive, &tables.negative].into_iter().find_map(|table| table.peek(key));
+        Kept { answer, failure: tables.failure.peek(key) }
     }
 
     /// An answer past its TTL that may still be served (RFC 8767); `None` also where a fresh one stands.
@@ -123,13 +126,13 @@ impl Store {
         let tables = self.tables.load();
         [&tables.positive, &tables.negative]
             .into_iter()
-            .find_map(|table| table.get(key))
+            .find_map(|table| table.peek(key))
             .filter(|entry| entry.freshness(now) == Freshness::Stale)
     }
 
     /// The failure last remembered for `key`, whether its time has passed or not: what its backoff counts on.
     pub fn failure(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.tables.load().failure.get(key)
+        self.tables.load().failure.peek(key)
     }
 
     /// Keeps `entry`, in place of whatever stood for its question. A failure leaves an answer that stands: it may be
@@ -140,13 +143,13 @@ impl Store {
         match entry.kind() {
             Kind::Positive => {
                 tables.positive.insert(&entry);
-                tables.negative.remove(&entry);
-                tables.failure.remove(&entry);
+                tables.negative.remove(&StoredKey(Arc::clone(&entry)));
+                tables.failure.remove(&StoredKey(Arc::clone(&entry)));
             }
             Kind::NoData | Kind::NxDomain => {
                 tables.negative.insert(&entry);
-                tables.positive.remove(&entry);
-                tables.failure.remove(&entry);
+                tables.positive.remove(&StoredKey(Arc::clone(&entry)));
+                tables.failure.remove(&StoredKey(Arc::clone(&entry)));
             }
             Kind::Failure => tables.failure.insert(&entry),
         }
@@ -176,7 +179,7 @@ impl Store {
         for table in [&tables.positive, &tables.negative, &tables.failure] {
             for (key, entry) in &table.entries {
                 if !keep(&entry) {
-                    table.entries.invalidate(&*key);
+                    table.remove(&*key);
                 }
             }
         }
@@ -191,7 +194,7 @@ impl Store {
         {
             for (key, entry) in &table.entries {
                 if now.millis_since(entry.stored()) >= (entry.kept_for() + grace) * 1000 {
-                    table.entries.invalidate(&*key);
+                    table.remove(&*key);
                 }
             }
         }
@@ -233,41 +236,49 @@ impl Tables {
 
 impl Table {
     fn new(budget: u64) -> Self {
-        let evictions = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&evictions);
         let entries = Moka::builder()
             .max_capacity(budget)
             .weigher(|_: &StoredKey, entry: &Arc<Entry>| {
                 u32::try_from(entry.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
-            .eviction_listener(move |_, _, cause| {
-                if cause == RemovalCause::Size {
-                    counted.fetch_add(1, Ordering::Relaxed);
-                }
-            })
             .build_with_hasher(BuildKeyHasher);
-        Self { entries, budget, evictions }
+        Self { entries, budget, added: AtomicU64::new(0), removed: AtomicU64::new(0) }
     }
 
+    /// What is kept for `key`; moka learns that it was asked for.
     fn get(&self, key: &Key) -> Option<Arc<Entry>> {
         self.entries.get(key)
     }
 
-    fn insert(&self, entry: &Arc<Entry>) {
-        self.entries.insert(StoredKey(Arc::clone(entry)), Arc::clone(entry));
+    /// What is kept for `key`, where it is unlikely or moka has been told already: a miss leaves no trace.
+    fn peek(&self, key: &Key) -> Option<Arc<Entry>> {
+        if self.entries.contains_key(key) { self.entries.get(key) } else { None }
     }
 
-    fn remove(&self, entry: &Arc<Entry>) {
-        self.entries.invalidate(&StoredKey(Arc::clone(entry)));
+    fn insert(&self, entry: &Arc<Entry>) {
+        let key = StoredKey(Arc::clone(entry));
+        if !self.entries.contains_key(&key) {
+            self.added.fetch_add(1, Ordering::Relaxed);
+        }
+        self.entries.insert(key, Arc::clone(entry));
+    }
+
+    fn remove(&self, key: &StoredKey) {
+        if self.entries.contains_key(key) {
+            self.removed.fetch_add(1, Ordering::Relaxed);
+            self.entries.invalidate(key);
+        }
     }
 
     fn stats(&self) -> TableStats {
         self.entries.run_pending_tasks();
+        let entries = self.entries.entry_count();
+        let left = self.added.load(Ordering::Relaxed).saturating_sub(self.removed.load(Ordering::Relaxed));
         TableStats {
-            entries: self.entries.entry_count(),
+            entries,
             bytes: self.entries.weighted_size(),
             budget: self.budget,
-            evictions: self.evictions.load(Ordering::Relaxed),
+            evictions: left.saturating_sub(entries),
         }
     }
 }
