@@ -179,7 +179,7 @@ impl Store {
         for table in [&tables.positive, &tables.negative, &tables.failure] {
             for (key, entry) in &table.entries {
                 if !keep(&entry) {
-                    table.remove(&*key);
+                    table.remove(&key);
                 }
             }
         }
@@ -194,7 +194,7 @@ impl Store {
         {
             for (key, entry) in &table.entries {
                 if now.millis_since(entry.stored()) >= (entry.kept_for() + grace) * 1000 {
-                    table.remove(&*key);
+                    table.remove(&key);
                 }
             }
         }

@@ -298,6 +298,16 @@ impl Driver {
                 let used = self.partial.len() - rest;
                 self.partial.drain(..used);
             }
+            self.acknowledge();
+        }
+    }
+
+    /// Acknowledges what was read at once, where more is owed: a server that has left Nagle's algorithm on (NSD has) holds
+    /// its next small reply back until then, and the kernel would wait 40 ms for something to send along.
+    fn acknowledge(&self) {
+        if !self.connection.waiters.borrow().is_empty() {
+            // Where it is refused replies are late, not lost.
+            let _ = socket2::SockRef::from(&self.stream).set_tcp_quickack(true);
         }
     }
 
