@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::key::{Key, KeyFlags};
+use super::key::{Key, KeyFlags, Seed};
 use super::time::Now;
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::reply::Parts;
@@ -10,7 +10,6 @@ use crate::wire::reply::Parts;
 /// One cached answer. Immutable but for its popularity.
 #[derive(Debug)]
 pub struct Entry {
-    hash: u64,
     stored: Now,
     /// Name, then body, then the table of its TTLs' offsets: one allocation.
     data: Box<[u8]>,
@@ -83,7 +82,6 @@ impl Entry {
         data.extend_from_slice(&answer.body);
         data.extend_from_slice(answer.ttl_at.as_flattened());
         Self {
-            hash: key.hash(),
             stored: origin.stored,
             data: data.into_boxed_slice(),
             ttl: answer.ttl,
@@ -108,8 +106,7 @@ impl Entry {
     /// Whether this entry answers `key`: the whole of it, not its hash alone.
     #[inline]
     pub fn answers(&self, key: &Key) -> bool {
-        self.hash == key.hash()
-            && self.qtype == key.qtype()
+        self.qtype == key.qtype()
             && self.qclass == key.qclass()
             && self.flags == key.flags()
             && self.name() == key.name()
@@ -117,16 +114,15 @@ impl Entry {
 
     /// Whether both answer the same question.
     pub fn same_question(&self, other: &Self) -> bool {
-        self.hash == other.hash
-            && self.qtype == other.qtype
+        self.qtype == other.qtype
             && self.qclass == other.qclass
             && self.flags == other.flags
             && self.name() == other.name()
     }
 
-    /// The key's hash.
-    pub fn hash(&self) -> u64 {
-        self.hash
+    /// The key it answers. Built anew: keeping its hash would cost every entry eight bytes.
+    pub fn key(&self) -> Key {
+        Key::new(self.name(), self.qtype, self.qclass, self.flags, Seed::of_process())
     }
 
     /// The name in wire form, folded.

@@ -155,7 +155,8 @@ impl Near {
         const USUAL: usize = 192;
         /// Ways filled on average when the budget is spent: few enough that sets rarely overflow.
         const FILLED: usize = WAYS * 3 / 4;
-        let sets = (budget / USUAL / FILLED).clamp(1, 1 << 24).next_power_of_two();
+        // A power of two, and rather too few than too many: all of it is resident.
+        let sets = 1 << (budget / USUAL / FILLED).clamp(1, 1 << 24).ilog2();
         Self {
             sets: vec![Set { tags: [0; WAYS], slots: [NONE; WAYS] }; sets].into_boxed_slice(),
             slots: Vec::new(),
@@ -244,8 +245,7 @@ impl Near {
 
     /// Drops a slot whose entry is no longer good.
     pub fn drop_slot(&mut self, SlotId(id): SlotId) {
-        let hash = self.slots[id as usize].entry.hash();
-        let set = self.set_of(hash);
+        let set = self.set_of(self.slots[id as usize].entry.key().hash());
         if let Some(way) = self.sets[set].slots.iter().position(|&other| other == id) {
             self.sets[set].slots[way] = NONE;
             self.release(id);
