@@ -370,8 +370,10 @@ fn both_address_families_at_once() {
 fn the_query_log_says_who_asked_what_and_where_the_answer_came_from() {
     let upstream = Upstream::start(Order::Concurrent);
     for format in ["text", "json"] {
-        let log =
-            format!("log: {{format: {format}, queries: true}}\n{}", zone_dot(upstream.address(), "tcp"));
+        let log = format!(
+            "listen: {{workers: 1}}\nlog: {{format: {format}, queries: true}}\n{}",
+            zone_dot(upstream.address(), "tcp")
+        );
         let nodens = Nodens::start(&log);
         for _ in 0..3 {
             udp(nodens.address(), &query("logged.example"));

@@ -269,7 +269,7 @@ fn fifty_reloads_under_load_ten_of_them_bad_lose_nothing() {
     };
     let bad = [
         "zones: [",
-        "listen: {port: 0}\n",
+        "listen: {workers: 0}\n",
         "cache: {min_ttl: 9h}\n",
         "nonsense: 1\n",
         "zones: [{name: a}]\n",
