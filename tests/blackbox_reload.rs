@@ -119,7 +119,8 @@ fn a_file_that_is_written_or_renamed_is_followed_and_sighup_reads_it_too() {
     let file = directory.path().join("nodens.yaml");
     fs::write(&file, zone_dot(one.address(), "tcp")).unwrap();
     let nodens = Nodens::start_from(&file, Places::free());
-    let ways: [(&str, &dyn Fn(&str)); 3] = [
+    type Write<'a> = &'a dyn Fn(&str);
+    let ways: [(&str, Write<'_>); 3] = [
         ("written", &|yaml| fs::write(&file, yaml).unwrap()),
         ("renamed", &|yaml| {
             fs::write(file.with_extension("new"), yaml).unwrap();
