@@ -32,6 +32,9 @@ fn check(reply: &Reply, name: &str) {
     assert_eq!(reply.addresses(), [address_of(name).octets()], "{name}: {:?}", reply.rcode());
 }
 
+/// A way to put another configuration where the old one is.
+type Write<'a> = &'a dyn Fn(&str);
+
 /// A mounted ConfigMap: kubelet writes a directory named by time, and swaps the symlink `..data` to it (rename(2)); the
 /// file itself is a symlink into `..data`.
 struct ConfigMap {
@@ -119,7 +122,6 @@ fn a_file_that_is_written_or_renamed_is_followed_and_sighup_reads_it_too() {
     let file = directory.path().join("nodens.yaml");
     fs::write(&file, zone_dot(one.address(), "tcp")).unwrap();
     let nodens = Nodens::start_from(&file, Places::free());
-    type Write<'a> = &'a dyn Fn(&str);
     let ways: [(&str, Write<'_>); 3] = [
         ("written", &|yaml| fs::write(&file, yaml).unwrap()),
         ("renamed", &|yaml| {

@@ -307,7 +307,9 @@ fn dig_drill_and_kdig_by_the_search_path() {
             ("v4.example.org.", "AAAA", "NOERROR", 0),
             ("pods.shop.svc.cluster.local.", "A", "NOERROR", 200),
         ] {
-            for flags in [&[][..], &["-t"], &["-D"]] {
+            // It does not go on to TCP by itself.
+            let over_udp = [&[][..], &["-D"]].into_iter().filter(|_| records <= 1);
+            for flags in over_udp.chain([&["-t"][..]]) {
                 let text = pod.run("", &[&["drill"], flags, &["@127.0.0.1", name, qtype]].concat());
                 assert!(text.contains(&format!("rcode: {rcode}")), "{flags:?} {name}: {text}");
                 let answers = text
