@@ -106,7 +106,7 @@ proptest! {
         prop_assert_eq!(query.wants_authentic_data(), dnssec_ok || bits & 4 != 0);
         prop_assert_eq!(query.edns().map(|e| e.udp_payload), edns.map(|(payload, _)| payload.max(512)));
         let mut wire = Vec::new();
-        for label in name.iter() {
+        for label in &name {
             wire.push(label.len() as u8);
             wire.extend_from_slice(label);
         }
@@ -211,6 +211,40 @@ fn cluster_query() -> Message {
 
 fn answer_of(message: &Message) -> Answer {
     Answer::from_reply(&message.to_vec().expect("encodes")).expect("an answer")
+}
+
+/// As its bytes, since hickory-proto would write it without compression and not fit it into a message.
+fn reply_of_addresses(name: &Name, cname: bool, count: u16) -> Vec<u8> {
+    let query = query_message(name, RecordType::A, 0, None).to_vec().unwrap();
+    let mut reply = query.clone();
+    reply[2..4].copy_from_slice(&[0x81, 0x80]);
+    reply[6..8].copy_from_slice(&(count + u16::from(cname)).to_be_bytes());
+    let mut owner = 12_u16;
+    if cname {
+        reply.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4]);
+        owner = reply.len() as u16;
+        reply.extend_from_slice(&[1, b'x', 0xc0, 12]);
+    }
+    for number in 0..count {
+        reply.extend_from_slice(&(0xc000 | owner).to_be_bytes());
+        reply.extend_from_slice(&[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0]);
+        reply.extend_from_slice(&number.to_be_bytes());
+    }
+    reply
+}
+
+#[test]
+fn an_answer_of_thousands_of_records_is_no_larger_than_it_came() {
+    let name = Name::from_str("a-service-of-many-endpoints.its-namespace.svc.cluster.local.").unwrap();
+    for (cname, count) in [(false, 4000), (true, 4000), (false, 119), (false, 1)] {
+        let reply = reply_of_addresses(&name, cname, count);
+        let answer = Answer::from_reply(&reply).unwrap();
+        let query = query_message(&name, RecordType::A, 0, None).to_vec().unwrap();
+        assert_eq!(answer.body.len(), reply.len() - query.len(), "{cname} {count}");
+        let again = reply_to(&query, &answer, Ttls::Aged(0), TCP);
+        let (again, reply) = (Message::from_vec(&again).unwrap(), Message::from_vec(&reply).unwrap());
+        assert_eq!(again.answers, reply.answers, "{cname} {count}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use hickory_proto::op::{Message, MessageType, OpCode};
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordData as _, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
 use super::name::skip_name;
@@ -238,12 +238,49 @@ fn encode_body(message: &Message) -> Result<(Vec<u8>, [u16; 3]), AnswerError> {
     message.queries[0].emit(&mut encoder)?;
     let question_end = encoder.len();
     let sections = [&message.answers, &message.authorities, &message.additionals];
-    for records in sections {
-        for record in records {
-            record.emit(&mut encoder)?;
-        }
+    let mut owner = (message.queries[0].name(), HEADER_LEN as u16);
+    for record in sections.into_iter().flatten() {
+        emit_record(record, &mut owner, &mut encoder)?;
     }
     debug_assert!(bytes.len() <= MAX_MESSAGE);
     bytes.drain(..question_end);
     Ok((bytes, sections.map(|records| records.len() as u16)))
+}
+
+/// Encodes a record; where its owner is that of the record before it, or of the question, as a pointer.
+///
+/// hickory-proto compresses no more than 120 names of a message. Of the thousands of records that a large service has, each
+/// would have its whole name, and an answer that came in one message would not fit into one.
+fn emit_record<'a>(
+    record: &'a Record,
+    last_owner: &mut (&'a Name, u16),
+    encoder: &mut BinEncoder<'_>,
+) -> Result<(), AnswerError> {
+    /// The two bits that make a pointer (RFC 1035 §4.1.4); as an offset: out of reach.
+    const POINTER: u16 = 0xc000;
+    // The root is shorter than a pointer.
+    if record.name == *last_owner.0 && last_owner.1 < POINTER && !record.name.is_root() {
+        encoder.emit_u16(POINTER | last_owner.1)?;
+    } else {
+        let start = encoder.len();
+        record.name.emit(encoder)?;
+        let at = match encoder.slice_of(start, encoder.len()) {
+            // Where a whole name became a pointer, the next one points where it does.
+            &[p0, p1] if p0 >= 0xc0 => u16::from_be_bytes([p0, p1]) & !POINTER,
+            // A pointer reaches below 0x4000.
+            _ if start < 0x4000 => start as u16,
+            _ => POINTER,
+        };
+        *last_owner = (&record.name, at);
+    }
+    record.record_type().emit(encoder)?;
+    record.dns_class.emit(encoder)?;
+    encoder.emit_u32(record.ttl)?;
+    let length = encoder.place::<u16>()?;
+    if !record.data.is_update() {
+        record.data.emit(encoder)?;
+    }
+    let rdata_len = encoder.len_since_place(&length);
+    length.replace(encoder, rdata_len as u16)?;
+    Ok(())
 }

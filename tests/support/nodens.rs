@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -40,8 +40,8 @@ pub struct Nodens {
     child: Child,
     places: Places,
     directory: tempfile::TempDir,
-    stderr: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
+    said: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 /// Where a nodens listens.
@@ -121,19 +121,13 @@ impl Nodens {
 
     /// Starts a command of the caller's own that becomes a nodens at these places, as it is in a namespace.
     pub fn spawn(mut command: Command, places: Places, directory: tempfile::TempDir) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let pipe = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let collected = Arc::clone(&stderr);
-        let reader = thread::spawn(move || {
-            for line in pipe.lines().map_while(Result::ok) {
-                let mut collected = collected.lock().unwrap();
-                collected.push_str(&line);
-                collected.push('\n');
-            }
-        });
-        Self { child, places, directory, stderr, reader: Some(reader) }
+        let said = Arc::new(Mutex::new(String::new()));
+        let log = child.stderr.take().expect("stderr is piped");
+        let query_log = child.stdout.take().expect("stdout is piped");
+        let readers = vec![collect(log, &said), collect(query_log, &said)];
+        Self { child, places, directory, said, readers }
     }
 
     /// Waits for a condition; panics with what nodens said when it ends first, or does not come to it in time.
@@ -163,9 +157,9 @@ impl Nodens {
         self.child.id()
     }
 
-    /// What it has written to standard error so far.
+    /// What it has written so far: the log, and the query log.
     pub fn said(&self) -> String {
-        self.stderr.lock().unwrap().clone()
+        self.said.lock().unwrap().clone()
     }
 
     /// Waits until it has written this.
@@ -229,7 +223,7 @@ impl Nodens {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the child is ours to wait for") {
-                if let Some(reader) = self.reader.take() {
+                for reader in self.readers.drain(..) {
                     let _ = reader.join();
                 }
                 return status;
@@ -244,13 +238,25 @@ impl Drop for Nodens {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(reader) = self.reader.take() {
+        for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
         if thread::panicking() {
             eprintln!("nodens said:\n{}", self.said());
         }
     }
+}
+
+/// Adds the lines of a pipe to what was said.
+fn collect(pipe: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let said = Arc::clone(said);
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut said = said.lock().unwrap();
+            said.push_str(&line);
+            said.push('\n');
+        }
+    })
 }
 
 /// Everything forwarded to `upstream`, as YAML.
