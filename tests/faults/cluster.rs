@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
 
 use super::WILDCARD;
 use super::actor::Actor;
 use super::load::{Load, Plan};
 use crate::support::need;
-use crate::support::netns::{Netns, eventually, veth};
+use crate::support::netns::{Netns, veth};
 use crate::support::nodens::{Metrics, Nodens, Places, binary};
 use crate::support::nsd::{Nsd, configure};
 
@@ -210,9 +209,4 @@ pub(crate) const CLIENTS: [Ipv4Addr; 3] =
 
 const fn at_node(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)), port)
-}
-
-/// Long enough for anything that is not measured.
-pub(crate) fn soon(what: &str, condition: impl FnMut() -> bool) -> Duration {
-    eventually(what, Duration::from_secs(10), condition)
 }

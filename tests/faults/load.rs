@@ -226,8 +226,9 @@ pub(super) fn flood(plan: &Flood, ready: impl FnOnce()) -> String {
         let mut flooded = Flooded::default();
         let mut buffer = [0; 4096];
         while let Ok(length) = replies.recv(&mut buffer) {
-            match buffer[..length] {
-                [_, _, _, flags, ..] if flags & 0x0f == 0 => flooded.answered += 1,
+            let rcode = buffer[..length].get(3).map(|flags| flags & 0x0f);
+            match rcode {
+                Some(0) => flooded.answered += 1,
                 _ => flooded.failed += 1,
             }
         }
@@ -291,7 +292,11 @@ impl Figures {
             p99: quantile(0.99),
             max: quantile(1.0),
         };
-        eprintln!("{what}: {figures:?}");
+        let Self { lookups, failed, wrong, slow, p50, p99, max } = &figures;
+        eprintln!(
+            "{what}: {lookups} lookups, {failed} failed ({wrong} wrong), {slow} over 250 ms; p50 {p50:.1?}, p99 {p99:.1?}, \
+             slowest {max:.1?}"
+        );
         figures
     }
 }
