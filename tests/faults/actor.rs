@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::cluster::FAVOURED;
 use super::load;
 use crate::support::client::{self, A, Query};
 use crate::support::netns::{Netns, Process};
@@ -20,8 +21,10 @@ pub(crate) struct Actor(pub(crate) Process);
 impl Actor {
     /// Starts one inside a namespace; it is ready when this returns.
     pub(crate) fn start(namespace: &Netns, role: &str, part: &impl Serialize) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
+        let mut command = Command::new("setpriv");
         command
+            .args(FAVOURED)
+            .arg(std::env::current_exe().expect("the test binary has a path"))
             .args(["actor", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .env(PART, serde_json::to_string(part).expect("plain data"));
@@ -61,7 +64,7 @@ fn endpoint(address: SocketAddr) {
         let once = |behaviour| if before == 0 { behaviour } else { Behaviour::Answer };
         Some(match name.split_once('-')?.0 {
             "slow" => Behaviour::After(Duration::from_secs(3)),
-            "held" => Behaviour::After(Duration::from_millis(200)),
+            "held" => Behaviour::After(Duration::from_millis(20)),
             "fin" => once(Behaviour::Fin),
             "reset" => once(Behaviour::Reset),
             "half" => once(Behaviour::HalfFrame),

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 
 use super::WILDCARD;
 use super::actor::Actor;
@@ -92,8 +91,8 @@ impl Cluster {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("nodens.yaml");
         std::fs::write(&file, yaml).expect("the directory is writable");
-        let mut command: Command = self.node.command(binary());
-        command.args(["run", "--config"]).arg(&file).envs(PLACES.environment());
+        let mut command = self.node.command("setpriv");
+        command.args(FAVOURED).arg(binary()).args(["run", "--config"]).arg(&file).envs(PLACES.environment());
         let mut nodens = Nodens::spawn(command, PLACES, directory);
         nodens.until("ready", |_| self.get(PLACES.health, "/ready").is_some());
         self.nodens = Some(nodens);
@@ -162,6 +161,13 @@ impl Cluster {
         self.endpoints[number].exec("ss -Htn state established sport = :53").lines().count()
     }
 
+    /// The connections that an endpoint has ever had.
+    pub(crate) fn accepted(&self, number: usize) -> u64 {
+        let counters = self.endpoints[number].exec("nstat -asz TcpPassiveOpens");
+        let count = counters.lines().last().and_then(|line| line.split_whitespace().nth(1));
+        count.expect("nstat says the name and the count").parse().expect("a number")
+    }
+
     /// The endpoint that holds more of them: its loss is felt.
     pub(crate) fn busier(&self) -> usize {
         usize::from(self.connections(1) > self.connections(0))
@@ -187,8 +193,9 @@ fn start_nsd(endpoint: &Netns, address: SocketAddr, agent: &mut Actor) -> Nsd {
          * IN A {WILDCARD}\n"
     );
     let config = configure(directory.path(), address, &[("faults.example", &zone)]);
-    let mut command = endpoint.command(need::find("nsd").expect("the test has asked `need` for nsd"));
-    command.args(["-d", "-c"]).arg(&config);
+    let mut command = endpoint.command("setpriv");
+    let nsd = need::find("nsd").expect("the test has asked `need` for nsd");
+    command.args(FAVOURED).arg(nsd).args(["-d", "-c"]).arg(&config);
     Nsd::spawn(command, address, directory, || {
         agent.ask(&format!("ask {address} ns.faults.example")) == "true"
     })
@@ -197,6 +204,12 @@ fn start_nsd(endpoint: &Netns, address: SocketAddr, agent: &mut Actor) -> Nsd {
 fn endpoint_address(number: usize) -> SocketAddr {
     SocketAddr::from(([10, 91, number as u8, 2], 53))
 }
+
+/// Arguments of setpriv(1) behind which a program and its arguments stand. It ends with the test; and what else runs on
+/// the machine does not decide when it gets a processor: it has a session of its own, which the kernel's scheduler takes
+/// as a group, with a weight of its own (sched(7)).
+pub(crate) const FAVOURED: [&str; 7] =
+    ["--pdeathsig", "TERM", "setsid", "sh", "-c", "echo -15 >/proc/self/autogroup; exec \"$@\"", "sh"];
 
 /// The DNS service.
 pub(crate) const SERVICE: SocketAddr =
