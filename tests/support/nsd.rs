@@ -30,17 +30,24 @@ impl Nsd {
         let config = configure(directory.path(), address, zones);
         let mut command = Command::new(need::find("nsd").expect("the test has asked `need` for nsd"));
         command.args(["-d", "-c"]).arg(&config);
-        Self::spawn(command, address, directory, zones[0].0)
+        let query = client::Query::new(zones[0].0, client::SOA).bytes();
+        let answers = || client::udp_within(address, &query, Duration::from_millis(100)).is_some();
+        Self::spawn(command, address, directory, answers)
     }
 
-    fn spawn(mut command: Command, address: SocketAddr, directory: tempfile::TempDir, zone: &str) -> Self {
+    /// Starts a command of the caller's own that becomes an nsd at this address, as it is in a namespace.
+    pub fn spawn(
+        mut command: Command,
+        address: SocketAddr,
+        directory: tempfile::TempDir,
+        mut answers: impl FnMut() -> bool,
+    ) -> Self {
         let log = fs::File::create(directory.path().join("nsd.log")).expect("the directory is writable");
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("nsd starts");
         let mut nsd = Self { child, address, directory };
         let start = Instant::now();
-        let query = client::Query::new(zone, client::SOA).bytes();
-        while client::udp_within(address, &query, Duration::from_millis(100)).is_none() {
+        while !answers() {
             let gone = nsd.child.try_wait().expect("the child is ours to wait for");
             assert!(gone.is_none() && start.elapsed() < seconds(20), "nsd does not answer:\n{}", nsd.said());
         }

@@ -89,6 +89,9 @@ pub enum Order {
     Concurrent,
 }
 
+/// What a name meets, by how many times it was asked before; `None` leaves it to the rest of the script.
+pub type Rule = Box<dyn Fn(&str, usize) -> Option<Behaviour> + Send + Sync>;
+
 /// Whether a TCP connection, by its number from 0, is served at all.
 pub type Fate = Box<dyn Fn(usize) -> bool + Send + Sync>;
 
@@ -118,6 +121,7 @@ struct Shared {
 struct Script {
     names: HashMap<String, Vec<Behaviour>>,
     otherwise: Option<Behaviour>,
+    rule: Option<Rule>,
 }
 
 impl Upstream {
@@ -183,6 +187,11 @@ impl Upstream {
     /// What queries for all other names meet; at first they are answered.
     pub fn otherwise(&self, behaviour: Behaviour) {
         self.shared.script.lock().unwrap().otherwise = Some(behaviour);
+    }
+
+    /// What names in lower case without the last dot meet, where it is to be computed; it goes before the others.
+    pub fn by_rule(&self, rule: impl Fn(&str, usize) -> Option<Behaviour> + Send + Sync + 'static) {
+        self.shared.script.lock().unwrap().rule = Some(Box::new(rule));
     }
 
     /// Decides for each TCP connection accepted from now on whether it is served; one that is not is read and stays
@@ -255,8 +264,16 @@ impl Drop for Upstream {
 impl Shared {
     fn behaviour(&self, query: &Message) -> Behaviour {
         let name = query.queries[0].name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
-        *self.names.lock().unwrap().entry(name.clone()).or_default() += 1;
+        let before = {
+            let mut names = self.names.lock().unwrap();
+            let asked = names.entry(name.clone()).or_default();
+            *asked += 1;
+            *asked - 1
+        };
         let mut script = self.script.lock().unwrap();
+        if let Some(behaviour) = script.rule.as_ref().and_then(|rule| rule(&name, before)) {
+            return behaviour;
+        }
         if let Some(steps) = script.names.get_mut(&name) {
             let step = if steps.len() > 1 { steps.pop() } else { steps.last().cloned() };
             if let Some(step) = step {
@@ -532,7 +549,8 @@ async fn serve_udp(shared: Arc<Shared>, socket: UdpSocket) {
         tokio::spawn(async move {
             tokio::time::sleep(plan.delay).await;
             if plan.wrong_source {
-                let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+                let here = socket.local_addr().expect("a bound socket").ip();
+                let other = UdpSocket::bind((here, 0)).await.expect("a socket");
                 let _ = other.send_to(&encode(&lie(&query)), from).await;
             }
             for message in &plan.messages {
