@@ -307,7 +307,8 @@ pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    fn parse(text: &str) -> Self {
+    /// From the text of a page.
+    pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let series = lines.filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
