@@ -177,30 +177,40 @@ fn spawn_tcp(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     thread::Builder::new().name("tcp".to_owned()).spawn(move || {
         let connections = Rc::new(tcp::Connections::new(context.tcp_connections));
+        let (leave, leaving) = watch::channel(false);
         let shared = Rc::new(tcp::Shared {
             store: context.store,
             jobs: context.jobs,
             limits,
             connections: Rc::clone(&connections),
-            draining: draining.clone(),
+            leaving,
             logger: RefCell::new(context.query_log.logger()),
             admission: RefCell::new(admission),
         });
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
+            let mut accepting = Vec::new();
             for listener in listeners {
                 let Ok(address) = listener.local_addr() else { continue };
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
                         let tally = context.tallies.shared(Server { address, proto: Proto::Tcp });
-                        tokio::task::spawn_local(tcp::accept(listener, Rc::clone(&shared), tally));
+                        let accept = tcp::accept(listener, Rc::clone(&shared), tally, draining.clone());
+                        accepting.push(tokio::task::spawn_local(accept));
                     }
                     Err(error) => tracing::error!(%error, %address, "the TCP listener does not run"),
                 }
             }
             // An error means that the front is gone, which is a drain too.
             let _ = draining.wait_for(|&draining| draining).await;
-            let _ = tokio::time::timeout(drain, connections.all_closed()).await;
+            let deadline = tokio::time::Instant::now() + drain;
+            for accept in accepting {
+                if tokio::time::timeout_at(deadline, accept).await.is_ok_and(|ended| ended.is_err()) {
+                    tracing::error!("a TCP listener panicked");
+                }
+            }
+            leave.send_replace(true);
+            let _ = tokio::time::timeout_at(deadline, connections.all_closed()).await;
         });
         // What is left is closed with the runtime; the resolver must not wait for it.
         drop(local);

@@ -42,6 +42,9 @@ const READ_ROOM: usize = 64 * 1024;
 /// Replies collected before they are written, in bytes, even if more queries have been read.
 const WRITE_ROOM: usize = 64 * 1024;
 
+/// How long a connection on which nothing is asked stays open once we leave: long enough for a query that is on its way.
+const LEAVING_IDLE: Duration = Duration::from_millis(100);
+
 /// What the listeners of one thread share.
 pub struct Shared {
     /// The store.
@@ -52,8 +55,9 @@ pub struct Shared {
     pub limits: ListenTcp,
     /// The open connections.
     pub connections: Rc<Connections>,
-    /// Turns true once, when draining begins.
-    pub draining: watch::Receiver<bool>,
+    /// Turns true once, when connections are to end: the listeners are closed by then, so a client that connects again
+    /// reaches whoever comes after us.
+    pub leaving: watch::Receiver<bool>,
     /// The query log.
     pub logger: RefCell<QueryLogger>,
     /// Fairness between clients before the channel.
@@ -136,10 +140,14 @@ impl Drop for Permit {
 
 /// Accepts connections until draining begins, then those already queued, and closes the listener. Connections go on as
 /// local tasks.
-pub async fn accept(listener: TcpListener, shared: Rc<Shared>, tally: SharedTally) {
+pub async fn accept(
+    listener: TcpListener,
+    shared: Rc<Shared>,
+    tally: SharedTally,
+    mut draining: watch::Receiver<bool>,
+) {
     /// After running out of descriptors or memory: others close theirs meanwhile.
     const PAUSE: Duration = Duration::from_millis(50);
-    let mut draining = shared.draining.clone();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -224,7 +232,8 @@ impl Connection {
         let idle_timeout = self.shared.limits.idle_timeout.0;
         let idle = tokio::time::sleep(idle_timeout);
         tokio::pin!(idle);
-        let mut draining = self.shared.draining.clone();
+        let mut leave = self.shared.leaving.clone();
+        let mut leaving = false;
         let mut open = true;
         let mut out = Vec::new();
         loop {
@@ -256,15 +265,14 @@ impl Connection {
                     }
                 }
                 () = &mut idle, if self.in_flight == 0 => return End::Done,
-                _ = draining.wait_for(|&draining| draining), if open => {
-                    // What has arrived by now is answered; what comes later finds the connection closed.
-                    let _ = self.read(&mut out);
-                    open = false;
+                _ = leave.wait_for(|&leave| leave), if !leaving => {
+                    leaving = true;
+                    idle.as_mut().reset(Instant::now() + LEAVING_IDLE.min(idle_timeout));
                 }
             }
             while !out.is_empty() {
                 // A query was answered: the connection is not idle. One that is never complete does not count.
-                idle.as_mut().reset(Instant::now() + idle_timeout);
+                idle.as_mut().reset(Instant::now() + if leaving { LEAVING_IDLE } else { idle_timeout });
                 match tokio::time::timeout(idle_timeout, self.stream.write_all(&out)).await {
                     Ok(Ok(())) => {}
                     // A client that does not read for as long as that is gone, or hostile.
@@ -276,8 +284,22 @@ impl Connection {
                 if self.take_up(&mut out, &[]).is_err() {
                     return End::Broken;
                 }
+                // Behind an answer is the moment to leave that is least likely to cross a query.
+                if leaving && open && self.in_flight == 0 && out.is_empty() {
+                    match self.read(&mut out) {
+                        Ok(0) => open = false,
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return End::Done,
+                        Err(_) => return End::Broken,
+                    }
+                }
             }
         }
+    }
+
+    /// The idle timeout that is told to clients: none once we leave, which asks them to close (RFC 7828 §3.4).
+    fn told_idle_timeout(&self) -> Duration {
+        if *self.shared.leaving.borrow() { Duration::ZERO } else { self.shared.limits.idle_timeout.0 }
     }
 
     /// Takes what has arrived and answers it into `out`; 0 at the end of the stream.
@@ -343,7 +365,7 @@ impl Connection {
         };
         let now = clock::now();
         let key = Key::of(&query, self.seed);
-        let transport = Transport::Tcp { idle_timeout: self.shared.limits.idle_timeout.0 };
+        let transport = Transport::Tcp { idle_timeout: self.told_idle_timeout() };
         if let Some(entry) = self.shared.store.fresh(&key, now) {
             entry.add_hits(1);
             if entry.wants_prefetch(now) && self.shared.jobs.try_send(Job::Prefetch(entry.clone())).is_err() {
@@ -413,7 +435,7 @@ impl Connection {
             dnssec_ok: false,
             keepalive: false,
         });
-        let transport = Transport::Tcp { idle_timeout: self.shared.limits.idle_timeout.0 };
+        let transport = Transport::Tcp { idle_timeout: self.told_idle_timeout() };
         let asked = Asked { head: &message[..head_len], edns, transport };
         let parts = Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };
         let len = framed(out, |out| reply::push_reply(out, &asked, &parts, Ttls::Aged(0), None));
