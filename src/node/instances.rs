@@ -8,8 +8,9 @@
 //!   two instances never write to the same one.
 //! - Whoever changes what instances share (the interface, leftovers of the dead) holds `nodens/change` meanwhile.
 //!
-//! Any local process may bind such a name. The worst it can do is keep the interface from being removed; rules belong
-//! to their process and go with it regardless.
+//! Any process in the network namespace may bind such a name. It can then keep the interface from being removed, or, with all
+//! slots or the change lock, an instance from starting; one that runs goes on. Rules belong to their process and go with
+//! it regardless.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

@@ -44,7 +44,7 @@ pub struct ConntrackFigures {
     pub drop: u64,
     /// Rows removed early to make room.
     pub early_drop: u64,
-    /// Rows of DNS on our own addresses: 0 where NOTRACK works. `None` where it was not counted.
+    /// Rows of UDP flows to port 53 on the whole node, whoever is asked. `None` where it was not counted.
     pub dns_rows: Option<u64>,
 }
 

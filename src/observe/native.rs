@@ -216,7 +216,7 @@ static CONNTRACK_EARLY_DROP: Spec =
 static CONNTRACK_DNS_ROWS: Spec = Spec::gauge(
     "nodens_conntrack_dns_rows",
     &[],
-    "Rows of DNS on this process's own addresses: 0 where NOTRACK works.",
+    "Rows of UDP flows to port 53 on the whole node, whoever is asked. None of them is nodens's clients' where NOTRACK works.",
 );
 
 static SPECS: [&Spec; 26] = [

@@ -146,3 +146,23 @@ def test_a_wrong_flag_would_be_noticed(wrong):
 def test_a_missing_file_would_be_noticed():
     with pytest.raises(AssertionError):
         test_commands_name_files_that_exist(None, 0, "kubectl apply -k deploy/kustomize/overlays/elsewhere\n")
+
+
+NAMES_TESTS = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/rfcs.md"]
+
+
+@pytest.mark.parametrize("page", NAMES_TESTS)
+def test_tests_that_are_named_exist(page):
+    sources = "".join(path.read_text() for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.rs"))
+    written = set(re.findall(r"\bfn (\w+)", sources))
+    # Longer than any metric or key that the pages name.
+    named = {name for name in re.findall(r"`([a-z]\w{24,})`", (ROOT / page).read_text())}
+    named -= {"max_connections_per_client", "undocumented_unsafe_blocks", "terminationGracePeriodSeconds"}
+    assert named <= written, named - written
+
+
+@pytest.mark.parametrize("page", NAMES_TESTS + ["CHANGELOG.md", "docs/README.md"])
+def test_front_pages_link_to_what_exists(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target

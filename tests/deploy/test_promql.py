@@ -90,6 +90,21 @@ def test_every_dashboard_expression_gives_data(tmp_path):
     assert run("promtool", "test", "rules", path).returncode != 0
 
 
+def test_the_catalog_is_what_the_page_says():
+    # docs/metrics.md itself is held to a scrape of the program by tests/observe_metrics.rs and src/upstream/metrics.rs.
+    page = (ROOT / "docs/metrics.md").read_text()
+    rows = {name: rest for name, *rest in re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page, re.M)}
+    assert len(rows) > 80
+    for name, entry in promql.CATALOG.items():
+        kind, labels, meaning = rows[name]
+        assert kind == entry["type"], name
+        assert re.findall(r"`(\w+)`", labels) == list(entry.get("labels", {})), name
+        for label, values in entry.get("labels", {}).items():
+            listed = re.search(rf"`{label}`: ((?:`\w+`(?: \([^)]*\))?(?:, )?)+)", meaning)
+            if listed:
+                assert set(values) <= set(re.findall(r"`(\w+)`", listed[1])), f"{name}: {label}"
+
+
 def test_no_metric_is_left_out_of_sight():
     shown = {name for _, expression in EXPRESSIONS for name, _ in promql.selectors(expression)}
     shown |= {re.sub("_(bucket|sum|count)$", "", name) for name in shown}
