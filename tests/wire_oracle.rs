@@ -106,7 +106,7 @@ proptest! {
         prop_assert_eq!(query.wants_authentic_data(), dnssec_ok || bits & 4 != 0);
         prop_assert_eq!(query.edns().map(|e| e.udp_payload), edns.map(|(payload, _)| payload.max(512)));
         let mut wire = Vec::new();
-        for label in name.iter() {
+        for label in &name {
             wire.push(label.len() as u8);
             wire.extend_from_slice(label);
         }
