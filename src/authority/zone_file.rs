@@ -87,7 +87,8 @@ impl ZoneFile {
         Self::parse(origin, path, &text)
     }
 
-    fn parse(origin: &str, path: &Path, text: &str) -> Result<Self, ZoneFileError> {
+    /// As [`Self::load`], from the text of a file: `path` names it in messages, and its folder holds what it includes.
+    pub fn parse(origin: &str, path: &Path, text: &str) -> Result<Self, ZoneFileError> {
         let no_zone = |reason: String| ZoneFileError::NoZone { path: path.to_owned(), reason };
         let mut zone = Name::from_ascii(origin).map_err(|error| no_zone(error.to_string()))?.to_lowercase();
         zone.set_fqdn(true);

@@ -1,0 +1,126 @@
+//! An answer in the near table, hit again and again while it ages. The input is eight bytes and an upstream's reply: bits
+//! (rotation, OPT wanted, DO, prefetch), the entry's age in seconds when it comes near (two bytes), and five steps of time.
+
+use std::sync::Arc;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::Record;
+use nodens::cache::entry::{Origin, PrefetchRule};
+use nodens::cache::key::Seed;
+use nodens::cache::near::{Found, SlotId};
+use nodens::cache::{Entry, Freshness, Key, KeyFlags, Near, Now};
+use nodens::wire::answer::Answer;
+use nodens::wire::query::Query;
+use nodens::wire::reply::{flip_header, reply_flags};
+use nodens::wire::{HEADER_LEN, MAX_MESSAGE};
+
+use super::records::{Sections, assert_aged, expected, head_of};
+
+pub(crate) fn check(input: &[u8]) -> bool {
+    let Some((&[bits, a0, a1, ref steps @ ..], reply)) = input.split_first_chunk::<8>() else { return false };
+    if reply.len() > MAX_MESSAGE {
+        return false;
+    }
+    let Ok(answer) = Answer::from_reply(reply) else { return false };
+    let Some((sections, _)) = expected(reply) else { return false };
+    let Some(head) = head_of(reply, 0x0100) else { return false };
+    let Ok(query) = Query::parse(&head) else { return false };
+
+    let bit = |n: u8| bits >> n & 1 != 0;
+    let (rotate, opt, dnssec_ok, prefetch) = (bit(0), bit(1), bit(2), bit(3));
+    let flags = KeyFlags::new(dnssec_ok, false);
+    let key = Key::new(query.name(), query.qtype(), query.qclass(), flags, Seed::of_process());
+    let stored = Now(1_234_567);
+    let prefetch = if prefetch { PrefetchRule { min_hits: 3, window: 5 } } else { PrefetchRule::default() };
+    let entry = Arc::new(Entry::new(&key, &answer, Origin { stored, prefetch, ..Origin::default() }));
+
+    let mut now = stored.plus_secs(u32::from(u16::from_be_bytes([a0, a1]))).plus_millis(u64::from(bits) * 3);
+    if entry.freshness(now) != Freshness::Fresh {
+        return false;
+    }
+    let mut near = Near::new(1 << 20, rotate);
+    near.begin_batch(1);
+    let slot = near.fill(&key, &entry, now).expect("an empty table has room");
+    let mut hit = Hit { head: &head, sections: &sections, rotate, opt };
+    hit.check(&mut near, slot, entry.age(now));
+    for &step in steps {
+        // Up to a quarter of a second, up to 63 seconds, or up to some hours: within a second, counted down, asked anew.
+        now = match step >> 6 {
+            0 | 1 => now.plus_millis(u64::from(step) * 2),
+            2 => now.plus_secs(u32::from(step & 63)),
+            _ => now.plus_secs(u32::from(step & 63) * 301),
+        };
+        near.begin_batch(1);
+        let slot = match near.find(&key, now) {
+            Found::Ready(slot) => {
+                assert_eq!(entry.freshness(now), Freshness::Fresh, "only a fresh entry is served unasked");
+                slot
+            }
+            Found::Due(slot) if entry.freshness(now) == Freshness::Fresh => {
+                near.renew(slot, &entry, now);
+                slot
+            }
+            Found::Due(slot) => {
+                near.drop_slot(slot);
+                assert!(near.is_empty() && near.find(&key, now) == Found::Nothing);
+                break;
+            }
+            Found::Nothing => panic!("what was filled is found"),
+        };
+        hit.check(&mut near, slot, entry.age(now));
+    }
+    true
+}
+
+/// A client's hit, and what it must get.
+struct Hit<'a> {
+    head: &'a [u8],
+    sections: &'a Sections,
+    rotate: bool,
+    opt: bool,
+}
+
+impl Hit<'_> {
+    fn check(&mut self, near: &mut Near, slot: SlotId, age: u32) {
+        let rotation = near.next_rotation(slot);
+        let served = near.served(slot);
+        let mut bytes = self.head.to_vec();
+        let flags = reply_flags(0x0100, served.rcode, false, false);
+        let Some(body_len) = served.body_len else {
+            // Larger than any UDP reply: only its OPT goes out.
+            bytes.extend_from_slice(served.opt());
+            Self::flip(&mut bytes, flags, [0; 3], true);
+            let read = Message::from_vec(&bytes).expect("hickory-proto reads what goes out");
+            assert!(read.edns.is_some());
+            return;
+        };
+        let pieces = served.pieces(rotation, self.opt).concat();
+        assert_eq!(pieces.len(), body_len + if self.opt { served.opt_len } else { 0 });
+        assert_eq!(served.opt().len(), served.opt_len);
+        bytes.extend_from_slice(&pieces);
+        Self::flip(&mut bytes, flags, served.counts, self.opt);
+        let read = Message::from_vec(&bytes).expect("hickory-proto reads what goes out");
+        assert_eq!(read.edns.is_some(), self.opt);
+        let [answers, authorities, additionals] = self.sections;
+        if self.rotate {
+            let (mut got, mut kept) = (read.answers.clone(), answers.clone());
+            // In whatever order, but of each record as many as there were.
+            let text = |record: &Record| record.to_string().to_lowercase();
+            for record in &mut kept {
+                record.ttl = record.ttl.saturating_sub(age);
+            }
+            got.sort_by_cached_key(text);
+            kept.sort_by_cached_key(text);
+            assert_aged(&got, &kept, 0);
+        } else {
+            assert_aged(&read.answers, answers, age);
+        }
+        assert_aged(&read.authorities, authorities, age);
+        assert_aged(&read.additionals, additionals, age);
+    }
+
+    fn flip(bytes: &mut [u8], flags: u16, counts: [u16; 3], opt: bool) {
+        let header = bytes.first_chunk_mut::<HEADER_LEN>().expect("a head begins with a header");
+        flip_header(header, flags, true, counts, opt);
+    }
+}

@@ -1,0 +1,9 @@
+//! See `checks/query.rs`.
+#![no_main]
+
+#[path = "../checks.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    checks::query::check(input);
+});
