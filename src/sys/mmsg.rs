@@ -34,7 +34,14 @@ pub struct Datagram<'a> {
     address: &'a libc::sockaddr_in6,
 }
 
-impl Datagram<'_> {
+impl<'a> Datagram<'a> {
+    /// A datagram that came from nowhere, for benchmarks without sockets. Its peer is `[::]:0`.
+    pub fn detached(bytes: &'a mut [u8]) -> Self {
+        // SAFETY: a plain C structure, for which zeroes are valid.
+        static NOWHERE: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+        Self { bytes, oversize: false, address: &NOWHERE }
+    }
+
     /// Who sent it.
     pub fn peer(&self) -> SocketAddr {
         from_raw(self.address)
