@@ -330,7 +330,8 @@ fn against_unbound(asked: &Asked, seen: &Seen, reply: &Reply) -> Result<&'static
     if asked.qclass != 1 {
         return Ok("unbound: it does not forward every class");
     }
-    if matches!(unbound.rcode, 1 | 4 | 5) && (128..=255).contains(&asked.qtype) {
+    // In its refusals the upper bits of the rcode are what stood in the client's own OPT.
+    if matches!(unbound.rcode & 0xf, 1 | 4 | 5) && (128..=255).contains(&asked.qtype) {
         return Ok("unbound: it refuses meta types (RFC 6895 §3.1)");
     }
     if unbound.rcode == 1 || unbound.rcode == 16 {
