@@ -22,7 +22,8 @@ pub mod zones;
 
 pub use counters::{Counters, SetupStep};
 pub use figures::{
-    CacheFigures, CacheStats, ConntrackFigures, Durations, EndpointFigures, Providers, UpstreamFigures,
+    CacheFigures, CacheStats, ConntrackFigures, Durations, EndpointFigures, Providers, RepairFigures,
+    UpstreamFigures,
 };
 pub use health::Health;
 pub use http::Http;

@@ -101,7 +101,7 @@ impl Process {
             tcp_connections: metrics.counters.tcp_connections.clone(),
         };
         let front = Front::start(&config, &context)?;
-        figures::provide(&metrics.providers, &context.store, &context.near_figures);
+        figures::provide(&metrics.providers, &context.store, &context.near_figures, network.counters());
         let mut http = Http::new(metrics.clone());
         http.apply(&config.observe);
         metrics.health.loaded(format!("{:016x}", loaded.hash), SystemTime::now());

@@ -68,7 +68,7 @@ pub enum NodeError {
     Busy,
     /// `cleanup` without force while an instance lives.
     #[error(
-        "{living} instance(s) of nodens still live on this node: stop them first, or clean up with force"
+        "{living} instance(s) of nodens still live on this node: stop them first, or clean up with --force"
     )]
     InstancesLive {
         /// How many.

@@ -31,21 +31,32 @@ pub trait CacheStats: Send + Sync {
     fn near(&self) -> CacheFigures;
 }
 
-/// The node's connection tracking: `/proc/sys/net/netfilter` and `/proc/net/stat/nf_conntrack`.
+/// The node's connection tracking. `None` where the kernel does not tell, or not us: the series is then left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConntrackFigures {
     /// Rows in the table.
     pub entries: u64,
     /// Rows there may be (`nf_conntrack_max`).
-    pub limit: u64,
+    pub limit: Option<u64>,
     /// Rows that could not be inserted.
-    pub insert_failed: u64,
+    pub insert_failed: Option<u64>,
     /// Packets dropped because no row could be made.
-    pub drop: u64,
+    pub drop: Option<u64>,
     /// Rows removed early to make room.
-    pub early_drop: u64,
-    /// Rows of UDP flows to port 53 on the whole node, whoever is asked. `None` where it was not counted.
+    pub early_drop: Option<u64>,
+    /// Rows of UDP flows to port 53 on the whole node, whoever is asked.
     pub dns_rows: Option<u64>,
+}
+
+/// What the guards of the node's interface and rules did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RepairFigures {
+    /// Times the interface or an address was put back.
+    pub interface: u64,
+    /// Times rules were put back.
+    pub rules: u64,
+    /// Checks and repairs that failed.
+    pub failures: u64,
 }
 
 /// What the upstream side reports for the `coredns_*` names.
@@ -152,6 +163,7 @@ impl From<&Durations> for Histogram {
 }
 
 type ConntrackProvider = Arc<dyn Fn() -> Option<ConntrackFigures> + Send + Sync>;
+type RepairProvider = Arc<dyn Fn() -> RepairFigures + Send + Sync>;
 type UpstreamProvider = Arc<dyn Fn() -> UpstreamFigures + Send + Sync>;
 
 /// Where the figures come from. A scrape before a provider is set reads zeros.
@@ -159,6 +171,7 @@ type UpstreamProvider = Arc<dyn Fn() -> UpstreamFigures + Send + Sync>;
 pub struct Providers {
     cache: Arc<Mutex<Option<Arc<dyn CacheStats>>>>,
     conntrack: Arc<Mutex<Option<ConntrackProvider>>>,
+    repairs: Arc<Mutex<Option<RepairProvider>>>,
     upstream: Arc<Mutex<Option<UpstreamProvider>>>,
 }
 
@@ -167,6 +180,7 @@ impl fmt::Debug for Providers {
         f.debug_struct("Providers")
             .field("cache", &get(&self.cache).is_some())
             .field("conntrack", &get(&self.conntrack).is_some())
+            .field("repairs", &get(&self.repairs).is_some())
             .field("upstream", &get(&self.upstream).is_some())
             .finish()
     }
@@ -182,6 +196,11 @@ impl Providers {
     /// it) leaves the series out.
     pub fn set_conntrack(&self, figures: impl Fn() -> Option<ConntrackFigures> + Send + Sync + 'static) {
         set(&self.conntrack, Arc::new(figures));
+    }
+
+    /// Takes what the guards of the node did from here.
+    pub fn set_repairs(&self, figures: impl Fn() -> RepairFigures + Send + Sync + 'static) {
+        set(&self.repairs, Arc::new(figures));
     }
 
     /// Takes the upstreams' figures from here.
@@ -203,6 +222,10 @@ impl Providers {
 
     pub(super) fn conntrack(&self) -> Option<ConntrackFigures> {
         get(&self.conntrack).and_then(|figures| figures())
+    }
+
+    pub(super) fn repairs(&self) -> RepairFigures {
+        get(&self.repairs).map(|figures| figures()).unwrap_or_default()
     }
 
     /// The upstreams' figures, each address once.

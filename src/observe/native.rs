@@ -19,6 +19,7 @@ pub(super) fn families(totals: &Totals, providers: &Providers, health: &Health) 
     families.extend(refused(totals));
     families.extend(config(health));
     families.extend(conntrack(providers));
+    families.extend(repairs(providers));
     families
 }
 
@@ -122,10 +123,10 @@ fn conntrack(providers: &Providers) -> Vec<MetricFamily> {
     };
     let values = [
         (&CONNTRACK_ENTRIES, Some(figures.entries)),
-        (&CONNTRACK_LIMIT, Some(figures.limit)),
-        (&CONNTRACK_INSERT_FAILED, Some(figures.insert_failed)),
-        (&CONNTRACK_DROP, Some(figures.drop)),
-        (&CONNTRACK_EARLY_DROP, Some(figures.early_drop)),
+        (&CONNTRACK_LIMIT, figures.limit),
+        (&CONNTRACK_INSERT_FAILED, figures.insert_failed),
+        (&CONNTRACK_DROP, figures.drop),
+        (&CONNTRACK_EARLY_DROP, figures.early_drop),
         (&CONNTRACK_DNS_ROWS, figures.dns_rows),
     ];
     let known = values.into_iter().filter_map(|(spec, value)| Some((spec, value?)));
@@ -136,6 +137,15 @@ fn conntrack(providers: &Providers) -> Vec<MetricFamily> {
             family.finish()
         })
         .collect()
+}
+
+fn repairs(providers: &Providers) -> Vec<MetricFamily> {
+    let figures = providers.repairs();
+    let (mut repairs, mut failures) = (REPAIRS.family(), REPAIR_FAILURES.family());
+    repairs.count(&["interface"], figures.interface);
+    repairs.count(&["rules"], figures.rules);
+    failures.count(&[], figures.failures);
+    vec![repairs.finish(), failures.finish()]
 }
 
 /// The version of this build.
@@ -219,7 +229,18 @@ static CONNTRACK_DNS_ROWS: Spec = Spec::gauge(
     "Rows of UDP flows to port 53 on the whole node, whoever is asked. None of them is nodens's clients' where NOTRACK works.",
 );
 
-static SPECS: [&Spec; 26] = [
+static REPAIRS: Spec = Spec::counter(
+    "nodens_node_repairs_total",
+    &["what"],
+    "Times the interface or the rules were changed from outside and put back.",
+);
+static REPAIR_FAILURES: Spec = Spec::counter(
+    "nodens_node_repair_failures_total",
+    &[],
+    "Checks and repairs of the interface or the rules that failed.",
+);
+
+static SPECS: [&Spec; 28] = [
     &QUERIES,
     &RESPONSES,
     &DURATIONS,
@@ -246,4 +267,6 @@ static SPECS: [&Spec; 26] = [
     &CONNTRACK_DROP,
     &CONNTRACK_EARLY_DROP,
     &CONNTRACK_DNS_ROWS,
+    &REPAIRS,
+    &REPAIR_FAILURES,
 ];

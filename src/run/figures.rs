@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use crate::cache::Store;
 use crate::cache::store::TableStats;
+use crate::node::Counters;
 use crate::node::conntrack::Conntrack;
 use crate::observe::{
-    CacheFigures, CacheStats, ConntrackFigures, Durations, EndpointFigures, Providers, UpstreamFigures,
+    CacheFigures, CacheStats, ConntrackFigures, Durations, EndpointFigures, Providers, RepairFigures,
+    UpstreamFigures,
 };
 use crate::server::hit::NearFigures;
 use crate::upstream::{self, EndpointSnapshot};
@@ -42,8 +44,18 @@ impl CacheStats for Cache {
 }
 
 /// Sets the providers of everything a scrape reads from other rooms.
-pub(super) fn provide(providers: &Providers, store: &Arc<Store>, near: &Arc<NearFigures>) {
+pub(super) fn provide(
+    providers: &Providers,
+    store: &Arc<Store>,
+    near: &Arc<NearFigures>,
+    guards: Arc<Counters>,
+) {
     providers.set_cache(Arc::new(Cache { store: Arc::clone(store), near: Arc::clone(near) }));
+    providers.set_repairs(move || RepairFigures {
+        interface: guards.interface_repairs(),
+        rules: guards.rule_repairs(),
+        failures: guards.failures(),
+    });
     let conntrack = Conntrack::default();
     providers.set_conntrack(move || {
         let reading = conntrack.read(Instant::now());
@@ -51,10 +63,10 @@ pub(super) fn provide(providers: &Providers, store: &Arc<Store>, near: &Arc<Near
         let entries = reading.entries?;
         Some(ConntrackFigures {
             entries,
-            limit: reading.limit.unwrap_or_default(),
-            insert_failed: reading.insert_failed.unwrap_or_default(),
-            drop: reading.drop.unwrap_or_default(),
-            early_drop: reading.early_drop.unwrap_or_default(),
+            limit: reading.limit,
+            insert_failed: reading.insert_failed,
+            drop: reading.drop,
+            early_drop: reading.early_drop,
             dns_rows: reading.dns.map(|rows| rows.count),
         })
     });

@@ -59,9 +59,11 @@ pub(crate) fn configured() -> Metrics {
     metrics.providers.set_conntrack(|| {
         Some(ConntrackFigures {
             entries: 100,
-            limit: 262_144,
+            limit: Some(262_144),
+            insert_failed: Some(0),
+            drop: Some(0),
+            early_drop: Some(0),
             dns_rows: Some(0),
-            ..ConntrackFigures::default()
         })
     });
     let endpoint = EndpointFigures::new("10.96.0.10:53");
