@@ -6,6 +6,7 @@
 pub mod client;
 pub mod front;
 pub mod hit;
+pub mod kept;
 pub mod outbox;
 pub mod tcp;
 pub mod udp;

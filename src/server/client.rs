@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::kept::Kept;
 use crate::cache::Now;
 use crate::observe::{Proto, Server};
 use crate::sys::socket::UdpListener;
@@ -42,6 +43,8 @@ pub struct TcpWay {
     /// The connection's writer: replies without their length prefix. Bounded by the connection's own limit of queries in
     /// flight, so it has room for every answer that is owed.
     pub replies: mpsc::Sender<Vec<u8>>,
+    /// What the replies that wait there are counted in, in bytes.
+    pub kept: Kept,
     /// The listener the client connected to.
     pub listener: SocketAddr,
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::hit::{HitPath, NearFigures, Parts};
+use super::kept::Kept;
 use super::tcp;
 use super::udp::Worker;
 use crate::cache::Store;
@@ -185,6 +186,7 @@ fn spawn_tcp(
             connections: Rc::clone(&connections),
             leaving,
             logger: RefCell::new(context.query_log.logger()),
+            kept: Kept::default(),
             admission: RefCell::new(admission),
         });
         let local = tokio::task::LocalSet::new();

@@ -8,6 +8,7 @@ use super::client::{Client, Way};
 use crate::sys::mmsg::Outgoing;
 use crate::sys::socket::UdpListener;
 use crate::wire::reply::{Asked, Parts, Ttls, push_reply, push_truncated};
+use crate::wire::{ede, rcode};
 
 /// Collects replies until [`Outbox::flush`].
 #[derive(Default)]
@@ -64,9 +65,26 @@ impl Outbox {
             Way::Tcp(way) => {
                 let mut reply = Vec::with_capacity(512);
                 write(&mut reply, &client.asked());
+                if !way.kept.take(reply.len()) {
+                    // Clients that do not read have taken all there is; an answer without records always fits beside it.
+                    reply = Vec::new();
+                    let nothing = Parts {
+                        rcode: rcode::SERVFAIL,
+                        authentic_data: false,
+                        counts: [0; 3],
+                        body: &[],
+                        ttl_at: &[],
+                    };
+                    push_reply(&mut reply, &client.asked(), &nothing, Ttls::Aged(0), Some(ede::NOT_READY));
+                    if !way.kept.take(reply.len()) {
+                        reply.clear();
+                    }
+                }
                 let len = reply.len();
                 // Closed: the client is gone, and its answer with it. Full cannot be (see TcpWay).
-                let _ = way.replies.try_send(reply);
+                if way.replies.try_send(reply).is_err() {
+                    way.kept.give_back(len);
+                }
                 len
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! One thread with an async runtime of its own accepts and serves. A connection is one task: it answers all hits of what
 //! it has read in one write, hands misses to the resolver, and writes their answers as they come, those that are ready
-//! together in one write. Between reads an idle connection holds no buffer.
+//! together in one write. An idle connection holds next to no buffer, and all of them together no more than [`super::kept`] allows.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::client::{Client, TcpWay, Way};
+use super::kept::{Kept, Part};
 use crate::cache::key::Seed;
 use crate::cache::{Key, Store};
 use crate::config::ListenTcp;
@@ -42,6 +43,9 @@ const READ_ROOM: usize = 64 * 1024;
 /// Replies collected before they are written, in bytes, even if more queries have been read.
 const WRITE_ROOM: usize = 64 * 1024;
 
+/// Bytes of write buffer an idle connection may hold.
+const IDLE_ROOM: usize = 2048;
+
 /// How long a connection on which nothing is asked stays open once we leave: long enough for a query that is on its way.
 const LEAVING_IDLE: Duration = Duration::from_millis(100);
 
@@ -60,6 +64,8 @@ pub struct Shared {
     pub leaving: watch::Receiver<bool>,
     /// The query log.
     pub logger: RefCell<QueryLogger>,
+    /// What is kept for clients that read slowly.
+    pub kept: Kept,
     /// Fairness between clients before the channel.
     pub admission: RefCell<Admission>,
 }
@@ -188,6 +194,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>, tally: &Share
         unread: Vec::new(),
         in_flight: 0,
         replies,
+        part: shared.kept.part(),
         _permit: permit,
     };
     tokio::task::spawn_local(connection.serve(waiting));
@@ -203,6 +210,8 @@ struct Connection {
     unread: Vec<u8>,
     in_flight: usize,
     replies: mpsc::Sender<Vec<u8>>,
+    /// What is kept in `unread`, and of answers that could not be written at once.
+    part: Part,
     _permit: Permit,
 }
 
@@ -218,6 +227,10 @@ enum End {
 impl Connection {
     async fn serve(mut self, mut waiting: mpsc::Receiver<Vec<u8>>) {
         let end = self.exchange(&mut waiting).await;
+        waiting.close();
+        while let Ok(reply) = waiting.try_recv() {
+            self.shared.kept.give_back(reply.len());
+        }
         if end == End::Done {
             // FIN behind the last answer; what goes wrong now is the client's own.
             let _ = self.stream.shutdown().await;
@@ -273,13 +286,13 @@ impl Connection {
             while !out.is_empty() {
                 // A query was answered: the connection is not idle. One that is never complete does not count.
                 idle.as_mut().reset(Instant::now() + if leaving { LEAVING_IDLE } else { idle_timeout });
-                match tokio::time::timeout(idle_timeout, self.stream.write_all(&out)).await {
-                    Ok(Ok(())) => {}
-                    // A client that does not read for as long as that is gone, or hostile.
-                    Ok(Err(_)) | Err(_) => return End::Broken,
+                if self.write(&out, idle_timeout).await.is_err() {
+                    return End::Broken;
                 }
                 out.clear();
-                out.shrink_to(WRITE_ROOM);
+                if out.capacity() > IDLE_ROOM {
+                    out = Vec::new();
+                }
                 // What a full write buffer left behind.
                 if self.take_up(&mut out, &[]).is_err() {
                     return End::Broken;
@@ -295,6 +308,26 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Writes all of `out`. Fails where the client does not read it within `patience`, or where what is kept for clients like
+    /// it has reached its bound: such a client is slow, gone, or hostile.
+    async fn write(&mut self, out: &[u8], patience: Duration) -> io::Result<()> {
+        let written = match self.stream.try_write(out) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if written == out.len() {
+            return Ok(());
+        }
+        self.keep(self.unread.len() + out.len())?;
+        tokio::time::timeout(patience, self.stream.write_all(&out[written..])).await??;
+        self.keep(self.unread.len())
+    }
+
+    fn keep(&mut self, bytes: usize) -> io::Result<()> {
+        if self.part.set(bytes) { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
     }
 
     /// The idle timeout that is told to clients: none once we leave, which asks them to close (RFC 7828 §3.4).
@@ -333,7 +366,7 @@ impl Connection {
         // At most one room and one frame: reading stops while a complete frame is left.
         debug_assert!(unread.len() <= READ_ROOM + 2 + MAX_MESSAGE);
         self.unread = unread;
-        Ok(())
+        self.keep(self.unread.len())
     }
 
     /// How many bytes of whole frames were taken up.
@@ -404,7 +437,11 @@ impl Connection {
             self.respond_empty(message, rcode::REFUSED, head_len, query.edns().is_some(), Source::Shed, out);
             return Ok(());
         }
-        let way = TcpWay { replies: self.replies.clone(), listener: self.tally.server().address };
+        let way = TcpWay {
+            replies: self.replies.clone(),
+            kept: self.shared.kept.clone(),
+            listener: self.tally.server().address,
+        };
         let client = Client::new(&query, transport, self.peer, now, Way::Tcp(way));
         let miss = Miss { key, recursion_desired: query.recursion_desired(), client };
         if self.shared.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
@@ -445,6 +482,11 @@ impl Connection {
 
     fn push_waited(&mut self, reply: &[u8], out: &mut Vec<u8>) {
         self.in_flight -= 1;
+        self.shared.kept.give_back(reply.len());
+        if reply.is_empty() {
+            // There was no room even for an error.
+            return self.tally.dropped(DropReason::Gone);
+        }
         framed(out, |out| out.extend_from_slice(reply));
     }
 }

@@ -23,6 +23,7 @@ use crate::resolver::exchange::{Exchange, ExchangeError, Query, Reply};
 use crate::resolver::job::{Job, Miss};
 use crate::resolver::{Account, Answered, Context, Handle, Resolver, control};
 use crate::server::client::{Client, TcpWay, Way};
+use crate::server::kept::Kept;
 use crate::wire::query::Query as ClientQuery;
 use crate::wire::reply::Transport;
 
@@ -185,8 +186,13 @@ impl World {
         let key = Key::of(&query, Seed::of_process());
         let transport = Transport::Tcp { idle_timeout: Duration::from_secs(10) };
         let peer = SocketAddr::from((asks.from, 40_000));
-        let client =
-            Client::new(&query, transport, peer, now(), Way::Tcp(TcpWay { replies: writer, listener: peer }));
+        let client = Client::new(
+            &query,
+            transport,
+            peer,
+            now(),
+            Way::Tcp(TcpWay { replies: writer, kept: Kept::default(), listener: peer }),
+        );
         let miss = Miss { key, recursion_desired: query.recursion_desired(), client };
         self.jobs.try_send(Job::Miss(Box::new(miss))).unwrap();
         replies
