@@ -349,6 +349,13 @@ fn s9_ten_thousand_bad_rounds_leave_nothing_behind() {
         "{early_connections} connections grew to {connections}"
     );
     assert!(descriptors <= connections + 50, "{descriptors} descriptors for {connections} connections");
+    // And an idle connection is closed after 8 s.
+    let took = netns::eventually("all connections are closed", Duration::from_secs(15), || {
+        cluster.metrics().count("nodens_upstream_connections", &[]) == 0
+    });
+    let descriptors = cluster.metrics().count("process_open_fds", &[]);
+    eprintln!("S9: no connection after {took:?} more, {descriptors} descriptors");
+    assert!(descriptors <= 50, "{descriptors}");
     assert!(memory <= early_memory + (4 << 20), "{early_memory} bytes resident grew to {memory}");
 }
 
