@@ -299,6 +299,7 @@ impl Driver {
                 self.partial.drain(..used);
             }
             self.acknowledge();
+            self.endpoint.relieve(&self.connection);
         }
     }
 

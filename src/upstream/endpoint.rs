@@ -246,11 +246,7 @@ impl Endpoint {
         };
         let connections = self.connections.borrow();
         let choice = flight.attempts(|attempts| {
-            let on_it = |connection: &Rc<Connection>| {
-                attempts
-                    .iter()
-                    .any(|a| matches!(&a.sent, Some(Sent::Tcp(other)) if Rc::ptr_eq(other, connection)))
-            };
+            let on_it = |connection: &Rc<Connection>| attempts.iter().any(|a| a.is_on(connection));
             let view = |connection: &Rc<Connection>| View {
                 fit: if !connection.is_usable() {
                     Fit::Closed
@@ -330,6 +326,36 @@ impl Endpoint {
             self.metrics.queries.inc();
             taken += 1;
         }
+    }
+
+    /// A connection was heard from: those that found it held up and wait for a dial are asked on it, since the dial may
+    /// take long. Few at a time, since a peer may serve them one after another.
+    pub(super) fn relieve(&self, connection: &Rc<Connection>) {
+        let mut pending = self.pending.borrow_mut();
+        if pending.is_empty() || !connection.is_usable() || connection.load() >= QUERIES_PER_DIAL {
+            return;
+        }
+        let now = Instant::now();
+        if connection.oldest_age(now).is_some_and(|age| age >= self.blocked_after()) {
+            return;
+        }
+        let mut left = VecDeque::new();
+        while let Some((flight, attempt)) = pending.pop_front() {
+            if flight.is_done() {
+                continue;
+            }
+            // Not where it has been, and only where a reply has come since it waits.
+            let fits = flight.attempts(|attempts| {
+                attempts.get(attempt).is_some_and(|this| connection.is_proven_since(this.made))
+                    && !attempts.iter().any(|other| other.is_on(connection))
+            });
+            if fits && connection.load() < QUERIES_PER_DIAL && connection.send(&flight, attempt, now) {
+                self.metrics.queries.inc();
+            } else {
+                left.push_back((flight, attempt));
+            }
+        }
+        *pending = left;
     }
 
     /// A dial failed. When it was the last, whoever waits for a connection is told.

@@ -31,6 +31,8 @@ pub(super) struct Exchange<'a> {
     /// When to wonder whether the endpoint is there at all.
     suspect_at: Option<Instant>,
     retries: u32,
+    /// Those of them that were made after a pause.
+    pauses: u32,
     /// A reply over UDP was truncated: whatever follows goes over TCP.
     tcp: bool,
     /// A reply with an rcode that another endpoint may improve on.
@@ -60,6 +62,7 @@ impl<'a> Exchange<'a> {
             retry_at: None,
             suspect_at: Some(started + SUSPECT_AFTER),
             retries: 0,
+            pauses: 0,
             tcp: false,
             second_best: None,
         };
@@ -197,7 +200,9 @@ impl<'a> Exchange<'a> {
             return self.attempt(&other, now, Attempt::FIRST).err().map(Err);
         }
         self.hedge_at = None;
-        self.retry_at = Some(now + RETRY_FIRST * (1 << self.retries.min(4)));
+        // Retries at once are no reason to wait longer.
+        self.retry_at = Some(now + RETRY_FIRST * (1 << self.pauses.min(3)));
+        self.pauses += 1;
         None
     }
 
@@ -363,7 +368,7 @@ const RETRIES: u32 = 6;
 /// Those of them that follow a closed connection without a pause.
 const RETRIES_AT_ONCE: u32 = 3;
 /// The pause before the second attempt to reach what could not be reached; doubles.
-const RETRY_FIRST: Duration = Duration::from_millis(25);
+const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// A lookup without any reply for so long makes the endpoint suspect.
 const SUSPECT_AFTER: Duration = Duration::from_millis(800);
 /// A datagram unanswered for so long is sent again whatever the hedge budget says; doubles.

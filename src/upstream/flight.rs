@@ -42,6 +42,13 @@ pub(super) struct Attempt {
     pub(super) over: bool,
 }
 
+impl Attempt {
+    /// Whether it went out on this connection.
+    pub(super) fn is_on(&self, connection: &Rc<Connection>) -> bool {
+        matches!(&self.sent, Some(Sent::Tcp(other)) if Rc::ptr_eq(other, connection))
+    }
+}
+
 /// How a query left.
 #[derive(Clone)]
 pub(super) enum Sent {
