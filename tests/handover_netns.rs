@@ -143,7 +143,7 @@ fn on_sigterm_all_that_was_received_is_answered() {
     if !usable(&[]) {
         return;
     }
-    for kind in ["hit", "miss"] {
+    for (kind, frozen) in [("hit", false), ("miss", false), ("miss", true)] {
         let site = Site::new();
         let nodens = site.start();
         let mut load = Load::start(&site.pods);
@@ -151,12 +151,25 @@ fn on_sigterm_all_that_was_received_is_answered() {
         netns::eventually("the load has begun", Duration::from_secs(10), || {
             site.metrics().count("nodens_queries_total", &[]) > 1_000
         });
+        if frozen {
+            site.freeze_upstream(true);
+            netns::eventually("lookups are in flight", Duration::from_secs(5), || {
+                site.metrics().count("nodens_in_flight", &[]) > 200
+            });
+        }
         let marked: usize = load.ask("mark").parse().unwrap();
         let start = Instant::now();
-        assert_eq!(nodens.stop(), Some(0));
+        nodens.signal("TERM");
+        if frozen {
+            nodens.until_said("draining");
+            site.freeze_upstream(false);
+        }
+        assert_eq!(nodens.stop_after_signal(), Some(0));
         let took = start.elapsed();
         let flooded = load.settle(Duration::from_millis(200));
-        println!("{kind}: {marked} sent before SIGTERM, gone {took:.1?} after it; {flooded:?}");
+        println!(
+            "{kind}, frozen {frozen}: {marked} sent before SIGTERM, gone {took:.1?} after it; {flooded:?}"
+        );
         assert_eq!(flooded.marked, marked, "{kind}: {flooded:?}");
         assert!(took < Duration::from_secs(3), "{kind}: {took:?}");
         assert!(!has_interface(&site.node));
