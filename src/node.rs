@@ -211,6 +211,13 @@ impl Network {
         self.instance.as_ref().map(|instance| instance.slot())
     }
 
+    /// Tells other instances that this one is ready for queries; see [`instances::any_is_starting`].
+    pub fn started(&self) {
+        if let Some(instance) = &self.instance {
+            instance.started();
+        }
+    }
+
     /// What the guards have counted.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use crate::cache::Store;
 use crate::cache::store::Budgets;
 use crate::config::{Config, ConfigError, Loaded};
-use crate::node::{Network, NodeError};
+use crate::node::{Network, NodeError, instances};
 use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
 use crate::resolver::control::ReloadError;
 use crate::resolver::job::CHANNEL;
@@ -104,6 +104,11 @@ impl Process {
         figures::provide(&metrics.providers, &context.store, &context.near_figures, network.counters());
         let mut http = Http::new(metrics.clone());
         http.apply(&config.observe);
+        if network.slot().is_some() {
+            metrics.health.watch_others(|| {
+                instances::any_is_starting().then(|| "another instance on this node is starting".to_owned())
+            });
+        }
         metrics.health.loaded(format!("{:016x}", loaded.hash), SystemTime::now());
         metrics.health.block(UPSTREAM, "no upstream has answered yet");
         metrics.health.clear(health::START);
@@ -166,6 +171,7 @@ impl Process {
             tracing::error!(%error, "the rules that keep DNS out of connection tracking are not in force");
         }
         self.metrics.health.clear(UPSTREAM);
+        self.network.started();
         tracing::info!("ready");
     }
 

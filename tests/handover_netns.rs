@@ -143,7 +143,7 @@ fn on_sigterm_all_that_was_received_is_answered() {
     if !usable(&[]) {
         return;
     }
-    for kind in ["hit", "miss"] {
+    for (kind, frozen) in [("hit", false), ("hit", true), ("miss", false), ("miss", true)] {
         let site = Site::new();
         let nodens = site.start();
         let mut load = Load::start(&site.pods);
@@ -151,14 +151,59 @@ fn on_sigterm_all_that_was_received_is_answered() {
         netns::eventually("the load has begun", Duration::from_secs(10), || {
             site.metrics().count("nodens_queries_total", &[]) > 1_000
         });
+        if frozen && kind == "hit" {
+            // What comes now waits in the sockets of the process.
+            nodens.signal("STOP");
+            let sent: usize = load.ask("mark").parse().unwrap();
+            netns::eventually("lookups are queued", Duration::from_secs(5), || {
+                load.ask("mark").parse::<usize>().unwrap() > sent + 2_000
+            });
+        } else if frozen {
+            site.freeze_upstream(true);
+            netns::eventually("lookups are in flight", Duration::from_secs(5), || {
+                site.metrics().count("nodens_in_flight", &[]) > 200
+            });
+        }
         let marked: usize = load.ask("mark").parse().unwrap();
         let start = Instant::now();
-        assert_eq!(nodens.stop(), Some(0));
+        nodens.signal("TERM");
+        if frozen && kind == "hit" {
+            nodens.signal("CONT");
+        } else if frozen {
+            nodens.until_said("draining");
+            site.freeze_upstream(false);
+        }
+        assert_eq!(nodens.stop_after_signal(), Some(0));
         let took = start.elapsed();
         let flooded = load.settle(Duration::from_millis(200));
-        println!("{kind}: {marked} sent before SIGTERM, gone {took:.1?} after it; {flooded:?}");
+        println!(
+            "{kind}, frozen {frozen}: {marked} sent before SIGTERM, gone {took:.1?} after it; {flooded:?}"
+        );
         assert_eq!(flooded.marked, marked, "{kind}: {flooded:?}");
         assert!(took < Duration::from_secs(3), "{kind}: {took:?}");
         assert!(!has_interface(&site.node));
     }
+}
+
+#[test]
+fn while_a_successor_starts_the_shared_ready_page_does_not_answer_for_it() {
+    if !usable(&[]) {
+        return;
+    }
+    let site = Site::new();
+    let ready = |site: &Site| site.page(&format!("{LINK_LOCAL}:8080/ready")).0;
+    let serving = site.start();
+    site.freeze_upstream(true);
+    let mut new = site.launch(&[]);
+    new.until("answering", |new| new.said().contains("http: listening address=169.254.20.10:8080"));
+    // Twenty probes reach either of the two.
+    assert_eq!((0..20).map(|_| ready(&site)).filter(|&status| status != 503).count(), 0);
+    new.signal("KILL");
+    new.ended();
+    assert_eq!(ready(&site), 200, "the one that serves is ready again");
+    site.freeze_upstream(false);
+    let new = site.start();
+    assert_eq!((0..20).map(|_| ready(&site)).filter(|&status| status != 200).count(), 0);
+    assert_eq!(serving.stop(), Some(0));
+    assert_eq!(new.stop(), Some(0));
 }

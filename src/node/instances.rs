@@ -6,6 +6,8 @@
 //!
 //! - An instance holds one *slot*: the first free name `nodens/instance/N`. The slot also names its nftables table, so
 //!   two instances never write to the same one.
+//! - Until it is ready it holds `nodens/starting/N` as well: both listen on the health address, so a probe meant for the
+//!   one may reach the other, which must not answer for it.
 //! - Whoever changes what instances share (the interface, leftovers of the dead) holds `nodens/change` meanwhile.
 //!
 //! Any process in the network namespace may bind such a name. It can then keep the interface from being removed, or, with all
@@ -15,6 +17,7 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -26,6 +29,7 @@ use super::error::NodeError;
 pub struct Instance {
     slot: u8,
     _held: UnixDatagram,
+    starting: Mutex<Option<UnixDatagram>>,
 }
 
 impl Instance {
@@ -35,7 +39,9 @@ impl Instance {
     pub fn join() -> Result<Self, NodeError> {
         for slot in 1..=MAX_INSTANCES {
             if let Some(held) = hold(&slot_name(slot))? {
-                return Ok(Self { slot, _held: held });
+                // Nobody else takes the name of a slot that we hold; if somebody does, only probes are told less.
+                let starting = Mutex::new(hold(&starting_name(slot))?);
+                return Ok(Self { slot, _held: held, starting });
             }
         }
         Err(NodeError::TooManyInstances)
@@ -44,6 +50,11 @@ impl Instance {
     /// The slot, from 1.
     pub fn slot(&self) -> u8 {
         self.slot
+    }
+
+    /// Tells the others that this instance is ready for queries.
+    pub fn started(&self) {
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The slots of all other instances that live now.
@@ -61,6 +72,12 @@ pub fn living() -> Result<Vec<u8>, NodeError> {
         }
     }
     Ok(slots)
+}
+
+/// Whether an instance in this network namespace has started and is not ready yet. What cannot be told is no reason to
+/// hold anybody up.
+pub fn any_is_starting() -> bool {
+    (1..=MAX_INSTANCES).any(|slot| is_held(&starting_name(slot)).unwrap_or(false))
 }
 
 /// The right to change what instances share; given back when dropped.
@@ -87,6 +104,10 @@ impl ChangeLock {
 
 fn slot_name(slot: u8) -> String {
     format!("nodens/instance/{slot}")
+}
+
+fn starting_name(slot: u8) -> String {
+    format!("nodens/starting/{slot}")
 }
 
 /// Binds the name; `None` when somebody else has it.

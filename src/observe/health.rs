@@ -1,15 +1,19 @@
 //! Whether the process is ready for queries, and which configuration it serves.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// Shared state of readiness and of the last reload. It starts as not ready, because [`START`] blocks it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Health {
     state: Arc<Mutex<State>>,
+    others: Arc<OnceLock<Others>>,
 }
+
+/// Why others on the node are not ready, if so.
+type Others = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The blocker that stands from the beginning; clear it when everything is bound.
 pub const START: &str = "start";
@@ -36,6 +40,12 @@ struct State {
     reload: Reload,
 }
 
+impl fmt::Debug for Health {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Health").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
 impl Default for Health {
     fn default() -> Self {
         Self::new()
@@ -46,7 +56,14 @@ impl Health {
     /// Not ready yet.
     pub fn new() -> Self {
         let blockers = BTreeMap::from([(START, "starting".to_owned())]);
-        Self { state: Arc::new(Mutex::new(State { blockers, reload: Reload::default() })) }
+        let state = Arc::new(Mutex::new(State { blockers, reload: Reload::default() }));
+        Self { state, others: Arc::default() }
+    }
+
+    /// Has `/ready` answer for every process that shares its address: not ready as long as `others` gives a reason (one
+    /// line). A probe of a new process may reach the old one, and must not be told that all is well. The first one counts.
+    pub fn watch_others(&self, others: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        let _ = self.others.set(Box::new(others));
     }
 
     /// Not ready as long as `blocker` stands, because of `reason` (one line, for a person).
@@ -64,7 +81,7 @@ impl Health {
         self.block(DRAIN, "draining");
     }
 
-    /// Whether nothing blocks.
+    /// Whether nothing blocks this process.
     pub fn is_ready(&self) -> bool {
         self.lock().blockers.is_empty()
     }
@@ -91,12 +108,16 @@ impl Health {
     /// The answer to `/ready`: whether, and why not. A failed reload is told, but does not make the node unready: the
     /// last good configuration answers as well as before.
     pub fn ready(&self) -> (bool, String) {
+        let others = self.others.get().and_then(|others| others());
         let state = self.lock();
+        let is_ready = state.blockers.is_empty() && others.is_none();
         let mut body = String::new();
-        if state.blockers.is_empty() {
+        if is_ready {
             body.push_str("OK\n");
         }
-        for reason in state.blockers.values() {
+        // Our own reasons say more: one of the others may be ourselves.
+        let others = others.filter(|_| state.blockers.is_empty());
+        for reason in state.blockers.values().chain(&others) {
             body.push_str(reason);
             body.push('\n');
         }
@@ -105,7 +126,7 @@ impl Health {
             let _ =
                 writeln!(body, "last reload failed, the configuration before it is being served: {error}");
         }
-        (state.blockers.is_empty(), body)
+        (is_ready, body)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -127,6 +127,7 @@ impl Front {
             worker.stop_attracting();
         }
         self.draining.send_replace(true);
+        thread::sleep(DELIVERY);
         for worker in &self.workers {
             worker.stop();
         }
@@ -140,6 +141,10 @@ impl Front {
         }
     }
 }
+
+/// How long a packet may be on its way into a socket that the kernel has chosen for it before the socket left the choice:
+/// microseconds, unless a hypervisor takes the processor away meanwhile.
+const DELIVERY: Duration = Duration::from_millis(5);
 
 impl Drop for Front {
     /// A front that was not drained ends all the same.

@@ -63,6 +63,8 @@ fn run(mut hit_path: HitPath, listener: &Arc<UdpListener>, stopping: &AtomicBool
     loop {
         let draining = stopping.load(Ordering::Acquire);
         let count = match batch.receive(socket, !draining) {
+            // Woken to stop.
+            Ok(0) => continue,
             Ok(count) => count,
             Err(error) if draining && error.kind() == io::ErrorKind::WouldBlock => return,
             // A signal, or the ICMP error of an earlier reply: it says nothing about this receive.

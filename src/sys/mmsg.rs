@@ -89,8 +89,8 @@ impl Batch {
         batch
     }
 
-    /// Waits for a datagram and takes all that have arrived, up to [`BATCH`]; their number. With `wait` false it
-    /// returns `WouldBlock` where none has.
+    /// Waits for a datagram and takes all that have arrived, up to [`BATCH`]; their number, 0 where the socket is shut
+    /// down and none has. With `wait` false it returns `WouldBlock` where none has.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, wait: bool) -> io::Result<usize> {
         // The kernel wrote the last batch's lengths over these.
         for message in &mut self.receive[..self.received] {
@@ -112,7 +112,13 @@ impl Batch {
         if count < 0 {
             return Err(io::Error::last_os_error());
         }
+        // A socket that is shut down wakes its reader with a message of no bytes. An empty datagram has a sender.
+        let woken = count == 1 && self.receive[0].msg_hdr.msg_namelen == 0;
         self.received = count as usize;
+        if woken {
+            // Its header is to be made good again as any other's.
+            return Ok(0);
+        }
         Ok(self.received)
     }
 
@@ -275,6 +281,37 @@ fn to_raw(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
             raw.sin6_flowinfo = v6.flowinfo();
             raw.sin6_scope_id = v6.scope_id();
             (raw, ADDRESS_LEN)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, UdpSocket};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_datagram_counts_and_the_end_of_a_socket_does_not() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let server = UdpSocket::bind(address).unwrap();
+            let client = UdpSocket::bind(address).unwrap();
+            client.send_to(&[], server.local_addr().unwrap()).unwrap();
+            let mut batch = Batch::new();
+            assert_eq!(batch.receive(server.as_fd(), true).unwrap(), 1);
+            assert_eq!(batch.datagram(0).peer(), client.local_addr().unwrap());
+
+            // What is queued comes first.
+            client.send_to(b"late", server.local_addr().unwrap()).unwrap();
+            let socket = socket2::SockRef::from(&server);
+            socket.connect(&client.local_addr().unwrap().into()).unwrap();
+            socket.shutdown(Shutdown::Read).unwrap();
+            assert_eq!(batch.receive(server.as_fd(), true).unwrap(), 1);
+            assert_eq!(batch.datagram(0).bytes, b"late");
+            assert_eq!(batch.receive(server.as_fd(), true).unwrap(), 0);
+            let ended = batch.receive(server.as_fd(), false).unwrap_err();
+            assert_eq!(ended.kind(), io::ErrorKind::WouldBlock);
         }
     }
 }

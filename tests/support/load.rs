@@ -6,7 +6,7 @@
 //! | order | answer |
 //! |---|---|
 //! | `fresh ADDRESS UDP TCP` | lookups from fresh ports, hits and misses by turns: how many were answered by each |
-//! | `flood ADDRESS RATE KIND` | begins to ask over UDP, `KIND` one of `hit`, `miss`, `slow` |
+//! | `flood ADDRESS RATE KIND` | begins to ask over UDP, `KIND` `hit` or `miss` |
 //! | `mark` | lookups of the flood sent so far; those have arrived at the node |
 //! | `settle MS` | ends the flood, waits this long for late answers: `sent S answered A marked M gap G` |
 //! | `tcp ADDRESS` | begins to ask over one TCP connection after the other |
@@ -168,7 +168,6 @@ fn query(kind: &str) -> Query {
         "hit" => format!("hit{}.yes.load.example.org", number % 100),
         "miss" if number.is_multiple_of(2) => format!("{unique}.yes.load.example.org"),
         "miss" => format!("{unique}.no.load.example.org"),
-        "slow" => format!("{unique}.slow.example.org"),
         other => panic!("no such kind: {other}"),
     };
     Query::new(&name, A)

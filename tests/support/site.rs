@@ -93,6 +93,16 @@ impl Site {
         Nodens::spawn(self.command(wrapper, &["run"]), places, directory)
     }
 
+    /// Stops the upstream's processes where they are, or has them go on.
+    pub(crate) fn freeze_upstream(&self, frozen: bool) {
+        let pids =
+            Command::new("ip").args(["netns", "pids", self.upstream.name()]).output().expect("ip runs");
+        let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
+        for pid in pids.lines() {
+            signal(pid.parse().expect("ip prints numbers"), if frozen { "STOP" } else { "CONT" });
+        }
+    }
+
     /// Status and body of a page, asked for on the node; status 0 where nothing answers.
     pub(crate) fn page(&self, address: &str) -> (u16, String) {
         let output = self.node.try_exec(&format!("curl -s -m 2 -w '\\n%{{http_code}}' http://{address}"));
@@ -111,6 +121,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        self.freeze_upstream(false);
         // Its children end with it on SIGTERM; SIGKILL would leave them.
         signal(self.nsd.id(), "TERM");
         let start = Instant::now();
