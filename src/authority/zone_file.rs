@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use hickory_proto::rr::{LowerName, Name};
+use hickory_proto::ProtoError;
+use hickory_proto::rr::{LowerName, Name, RData, Record, RecordSet, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinEncodable};
 use hickory_proto::serialize::txt::{ParseError, Parser};
 use hickory_server::net::BufDnsStreamHandle;
 use hickory_server::net::runtime::TokioRuntimeProvider;
@@ -57,6 +59,19 @@ pub enum ZoneFileError {
         /// The zone.
         zone: Box<Name>,
     },
+    /// A record that reads, and that no message can carry: `alpn=` without a value, for one.
+    #[error("{}: the {rtype} record of {owner} cannot be sent: {source}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The record's owner.
+        owner: Box<Name>,
+        /// The record's type.
+        rtype: RecordType,
+        /// What hickory-proto said.
+        #[source]
+        source: ProtoError,
+    },
     /// The records are no zone: without a SOA record, or with a CNAME beside other data.
     #[error("{}: {reason}", path.display())]
     NoZone {
@@ -75,7 +90,7 @@ pub enum ZoneAnswerError {
     Silent,
     /// The question cannot be put.
     #[error("the question cannot be put to the zone: {0}")]
-    Question(#[from] hickory_proto::ProtoError),
+    Question(#[from] ProtoError),
 }
 
 impl ZoneFile {
@@ -102,6 +117,15 @@ impl ZoneFile {
         if let Some(outside) = records.values().find(|records| !zone.zone_of(records.name())) {
             let owner = Box::new(outside.name().clone());
             return Err(ZoneFileError::OutsideZone { path: path.to_owned(), owner, zone: Box::new(zone) });
+        }
+        for record in records.values().flat_map(RecordSet::records_without_rrsigs) {
+            // hickory-server would find out with each answer, and send a bare SERVFAIL.
+            encodes(record).map_err(|source| ZoneFileError::Record {
+                path: path.to_owned(),
+                owner: Box::new(record.name.clone()),
+                rtype: record.record_type(),
+                source,
+            })?;
         }
         let handler = InMemoryZoneHandler::<TokioRuntimeProvider>::new(
             zone.clone(),
@@ -144,6 +168,12 @@ impl fmt::Debug for ZoneFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ZoneFile").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// Whether a message can carry the record, and whoever gets it can read it.
+fn encodes(record: &Record) -> Result<(), ProtoError> {
+    Record::<RData>::from_bytes(&record.to_bytes()?)?;
+    Ok(())
 }
 
 /// Writes the origin where `@` stands for it within a record, and a relative `$ORIGIN` in full (RFC 1035 §5.1):
@@ -272,6 +302,12 @@ mod tests {
         assert!(error.contains("SOA"), "{error}");
         let error = parse(&format!("{ZONE}www.example.org. 60 IN A 10.0.0.1\n")).unwrap_err().to_string();
         assert_eq!(error, "/zones/corp: www.example.org. is not in the zone corp.example.");
+    }
+
+    #[test]
+    fn a_record_that_no_message_can_carry_is_found_at_load() {
+        let error = parse(&format!("{ZONE}www HTTPS 1 . alpn=\n")).unwrap_err().to_string();
+        assert!(error.starts_with("/zones/corp: the HTTPS record of www.sub.corp.example."), "{error}");
     }
 
     #[tokio::test]

@@ -192,18 +192,28 @@ const TEXTS: [&str; 4] = [".name", ".suffix", ".file", ".to"];
 /// Key paths at which null has a meaning of its own; anywhere else it stands for the default.
 const NULLABLE: [&str; 2] = ["observe.metrics", "observe.health"];
 
-/// The line on which more than [`MAX_DEPTH`] brackets are open, whether or not they are text in quotes.
+/// The line on which more than [`MAX_DEPTH`] brackets are open, whether or not they are text in quotes. Lines of comment do
+/// not count: an imported Corefile's own text stands in them.
 fn too_deep(text: &str) -> Option<usize> {
-    let mut depth = 0_usize;
-    let at = text.bytes().position(|byte| {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
+    /// What ends a comment: YAML 1.1 has more line breaks than `\n`.
+    const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
+    let (mut depth, mut number) = (0_usize, 1);
+    for line in text.split_inclusive(BREAKS) {
+        if !line.trim_start_matches([' ', '\t']).starts_with('#') {
+            for byte in line.bytes() {
+                match byte {
+                    b'[' | b'{' => depth += 1,
+                    b']' | b'}' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                if depth > MAX_DEPTH {
+                    return Some(number);
+                }
+            }
         }
-        depth > MAX_DEPTH
-    })?;
-    Some(text.as_bytes()[..at].split(|byte| *byte == b'\n').count())
+        number += usize::from(line.ends_with('\n'));
+    }
+    None
 }
 
 fn setting(name: &str, value: OsString) -> Result<Option<Setting>, Problem> {

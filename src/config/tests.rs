@@ -314,6 +314,11 @@ fn anchors_work_and_input_is_bounded() {
     });
     assert!(messages(&bomb).contains("repetition limit"));
     assert!(messages(&"[".repeat(100_000)).contains("brackets nested deeper than 64 at line 1"));
+    // Those in a comment are nothing that nests; a lone carriage return ends it.
+    let comment = format!("  # {}\n", "[{".repeat(1000));
+    assert!(load_text(&format!("{comment}log: {{level: info}}\n")).is_ok());
+    let hidden = format!("# \r{}", "[".repeat(100_000));
+    assert!(messages(&hidden).contains("brackets nested deeper than 64 at line 1"));
     assert!(messages(&"- ".repeat(1_000)).contains("recursion limit"));
     assert!(messages(&"#".repeat(2 << 20)).contains("more than 1048576 bytes"));
 
