@@ -211,6 +211,11 @@ impl Network {
         self.instance.as_ref().map(|instance| instance.slot())
     }
 
+    /// Whether another instance of this node serves already.
+    pub fn has_predecessor(&self) -> bool {
+        self.instance.as_ref().is_some_and(|instance| instance.has_predecessor())
+    }
+
     /// Tells other instances that this one is ready for queries; see [`instances::any_is_starting`].
     pub fn started(&self) {
         if let Some(instance) = &self.instance {

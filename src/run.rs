@@ -67,6 +67,9 @@ pub struct Process {
 /// Blocks readiness until an upstream has answered.
 const UPSTREAM: &str = "upstream";
 
+/// Shortest wait before it is said again that no upstream answers.
+const UPSTREAM_AGAIN: Duration = Duration::from_secs(10);
+
 /// How often entries too old to be served even stale are taken out of the store.
 const SWEEP: Duration = Duration::from_mins(1);
 
@@ -149,9 +152,14 @@ impl Process {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                answered = &mut answered, if !attracted => {
+                has_answered = &mut answered, if !attracted => {
+                    if !has_answered && self.network.has_predecessor() {
+                        tracing::warn!("no upstream has answered; not ready, another instance on this node serves");
+                        answered.set(self.miss.first_answer(upstream_wait.max(UPSTREAM_AGAIN)));
+                        continue;
+                    }
                     attracted = true;
-                    if !answered {
+                    if !has_answered {
                         tracing::warn!(waited = ?upstream_wait, "no upstream has answered; serving what there is");
                     }
                     self.attract().await;

@@ -191,11 +191,13 @@ fn while_a_successor_starts_the_shared_ready_page_does_not_answer_for_it() {
         return;
     }
     let site = Site::new();
+    site.upstream_wait("1s");
     let ready = |site: &Site| site.page(&format!("{LINK_LOCAL}:8080/ready")).0;
     let serving = site.start();
     site.freeze_upstream(true);
     let mut new = site.launch(&[]);
     new.until("answering", |new| new.said().contains("http: listening address=169.254.20.10:8080"));
+    new.until_said("no upstream has answered; not ready");
     // Twenty probes reach either of the two.
     assert_eq!((0..20).map(|_| ready(&site)).filter(|&status| status != 503).count(), 0);
     new.signal("KILL");

@@ -57,6 +57,11 @@ impl Instance {
         *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Whether another instance lives and is not just starting itself.
+    pub fn has_predecessor(&self) -> bool {
+        self.others().is_ok_and(|others| others.into_iter().any(|slot| !is_starting(slot)))
+    }
+
     /// The slots of all other instances that live now.
     pub fn others(&self) -> Result<Vec<u8>, NodeError> {
         Ok(living()?.into_iter().filter(|&slot| slot != self.slot).collect())
@@ -77,7 +82,11 @@ pub fn living() -> Result<Vec<u8>, NodeError> {
 /// Whether an instance in this network namespace has started and is not ready yet. What cannot be told is no reason to
 /// hold anybody up.
 pub fn any_is_starting() -> bool {
-    (1..=MAX_INSTANCES).any(|slot| is_held(&starting_name(slot)).unwrap_or(false))
+    (1..=MAX_INSTANCES).any(is_starting)
+}
+
+fn is_starting(slot: u8) -> bool {
+    is_held(&starting_name(slot)).unwrap_or(false)
 }
 
 /// The right to change what instances share; given back when dropped.

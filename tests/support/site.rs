@@ -61,6 +61,14 @@ impl Site {
         .expect("the directory is writable");
     }
 
+    /// Sets `node.upstream_wait`.
+    pub(crate) fn upstream_wait(&self, wait: &str) {
+        let file = self.directory.path().join("nodens.yaml");
+        let config = fs::read_to_string(&file).expect("it is written by `configure`");
+        let config = config.replace("notrack: true", &format!("notrack: true, upstream_wait: {wait}"));
+        fs::write(file, config).expect("the directory is writable");
+    }
+
     /// `nodens SUBCOMMAND --config FILE` on the node, by way of `wrapper`.
     pub(crate) fn command(&self, wrapper: &[&str], arguments: &[&str]) -> Command {
         let binary = binary();
