@@ -288,10 +288,9 @@ fn s8_a_third_endpoint_gets_its_share_within_the_max_age() {
     let dialled: Vec<_> = served().iter().zip(before).map(|(now, before)| now - before).collect();
     eprintln!("S8: connections opened in 8 s by endpoint: {dialled:?}");
     assert!(dialled[2] * 5 >= dialled.iter().sum::<u64>(), "{dialled:?}");
-    let lookups = load.lookups();
-    let all = Figures::of("S8", &lookups);
-    let warm = Figures::of("S8, with a warm pool", after(&lookups, Duration::from_secs(1)));
-    assert_eq!((all.failed, warm.slow), (0, 0));
+    let all = Figures::of("S8", &load.lookups());
+    assert_eq!(all.failed, 0);
+    assert!(all.max < Duration::from_secs(1), "{:?}", all.max);
 }
 
 #[test]
