@@ -1,4 +1,4 @@
-//! The resolvers that pods have, as they are: glibc and musl, c-ares, Java's, dig, drill and kdig. Each runs in a network
+//! The resolvers that pods have, as they are: glibc's and musl's, c-ares, Go's, Java's, dnspython's, dig, drill and kdig. Each runs in a network
 //! namespace where nodens answers on 127.0.0.1:53, with a resolv.conf of its own like that of a pod: a search path and
 //! `ndots:5`. It must find what is there, and tell what is not there from what has no such address.
 
@@ -271,6 +271,46 @@ fn java_by_inetaddress_and_by_its_own_resolver() {
     assert_eq!((said["large.example.org"].len(), said["pods.shop.svc.cluster.local"].len()), (40, 200));
     assert_eq!(said["nx.example.org"], ["NameNotFoundException"]);
     assert_eq!(said["v6.example.org"], ["nothing"]);
+}
+
+#[test]
+fn go_by_its_own_resolver() {
+    let Some(pod) = pod(&["go"]) else { return };
+    let program = pod.path("resolve").display().to_string();
+    let mut build = Command::new(need::find("go").unwrap());
+    build
+        .args(["build", "-o", &program, &source("resolve.go")])
+        .env("GOCACHE", pod.path("go"))
+        .env("GO111MODULE", "off");
+    let output = build.output().expect("go starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for options in ["", "use-vc", "single-request", "edns0"] {
+        for _ in 0..2 {
+            let said = pod.ask(options, &[&program], &every_name());
+            check_found(&said, FOUND, options);
+            check_large(&said, options);
+            check_error(&said, &[NX, NODATA].concat(), &["not-found"], options);
+        }
+    }
+}
+
+#[test]
+fn dnspython() {
+    // Debian's own Python, for which its packages are.
+    let python = "/usr/bin/python3";
+    let is_there =
+        Command::new(python).args(["-c", "import dns"]).output().is_ok_and(|output| output.status.success());
+    if !is_there && !need::programs(&["python3-dnspython"]) {
+        return;
+    }
+    let Some(pod) = pod(&[]) else { return };
+    for _ in 0..2 {
+        let said = pod.ask("", &[python, &source("resolve.py")], &every_name());
+        check_found(&said, FOUND, "dnspython");
+        check_large(&said, "dnspython");
+        check_error(&said, NX, &["NXDOMAIN"], "dnspython");
+        check_error(&said, NODATA, &["NoAnswer"], "dnspython");
+    }
 }
 
 #[test]
