@@ -5,8 +5,9 @@
 //! lie. The first hit of a new second counts the TTLs down in place.
 //!
 //! The store is asked again when the entry's time is over, when it is due for a prefetch, and at the latest after
-//! [`TOUCH_SECS`], which keeps recency and popularity known there. (Asking once a second and name cost 0.6 µs of every
-//! second hit at 50,000 queries a second over 31,000 names: docs/performance.md.)
+//! [`TOUCH_SECS`], which keeps recency and popularity known there. (Asking once a second and
+//! name made a hit at 50,000 queries a second over 31,000 names 1.42 times the floor in place of 1.12:
+//! docs/performance.md.)
 //!
 //! Memory: 64 bytes a slot, the question and the answer's bytes, and an index of 8 bytes a way. A slot that an answer of the batch at
 //! work points to is never changed or dropped before the next batch begins.
@@ -151,7 +152,7 @@ impl Near {
     /// An empty table of at most about `budget` bytes. Its index is allocated at once (a sixteenth of the budget at
     /// most), the rest as names are asked.
     pub fn new(budget: usize, rotate: bool) -> Self {
-        /// What a name takes in a cluster's mix, on average (measured: 31,162 names in 5.9 MB).
+        /// What a name takes in a cluster's mix, about: slot, question and answer.
         const USUAL: usize = 192;
         /// Ways filled on average when the budget is spent: few enough that sets rarely overflow.
         const FILLED: usize = WAYS * 3 / 4;

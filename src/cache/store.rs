@@ -121,15 +121,6 @@ impl Store {
         Kept { answer, failure: tables.failure.peek(key) }
     }
 
-    /// An answer past its TTL that may still be served (RFC 8767); `None` also where a fresh one stands.
-    pub fn stale(&self, key: &Key, now: Now) -> Option<Arc<Entry>> {
-        let tables = self.tables.load();
-        [&tables.positive, &tables.negative]
-            .into_iter()
-            .find_map(|table| table.peek(key))
-            .filter(|entry| entry.freshness(now) == Freshness::Stale)
-    }
-
     /// The failure last remembered for `key`, whether its time has passed or not: what its backoff counts on.
     pub fn failure(&self, key: &Key) -> Option<Arc<Entry>> {
         self.tables.load().failure.peek(key)

@@ -64,7 +64,7 @@ pub struct Front {
 }
 
 /// How many workers each address gets with `auto`: one for each processor that the affinity mask and the cgroup's cpu
-/// limit leave, and no more than four. One worker answers some hundred thousand queries a second
+/// limit leave, and no more than four. One worker answered 150,000 queries a second
 /// (docs/performance.md), so further ones would only take memory.
 pub fn worker_count(workers: Workers) -> usize {
     const AUTO_AT_MOST: usize = 4;

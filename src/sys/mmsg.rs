@@ -4,8 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Datagrams received or sent by one system call. Beyond 64 a batch gains nothing measurable and delays its first
-/// answer (docs/performance.md).
+/// Datagrams received or sent by one system call: enough to share its cost, few enough that the first answer of a batch
+/// does not wait long for the last.
 pub const BATCH: usize = 64;
 
 /// Room for one received datagram, in bytes. A query is a few hundred at most; a longer one is seen as truncated.

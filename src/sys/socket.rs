@@ -25,13 +25,6 @@ pub struct BindError {
     source: io::Error,
 }
 
-impl BindError {
-    /// Whether another program holds the address.
-    pub fn is_in_use(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-}
-
 impl UdpListener {
     /// Binds `address` beside other sockets of the same user that do the same (SO_REUSEPORT), also before an interface
     /// carries it (IP_FREEBIND).
@@ -81,11 +74,6 @@ impl UdpListener {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             other => other,
         }
-    }
-
-    /// Bounds how long a receive waits.
-    pub fn set_receive_timeout(&self, timeout: std::time::Duration) -> io::Result<()> {
-        self.socket.set_read_timeout(Some(timeout))
     }
 }
 

@@ -69,11 +69,6 @@ pub const fn fold8(word: u64) -> u64 {
     word | (capital >> 2)
 }
 
-/// Folds `bytes` to lower case in place.
-pub fn fold_in_place(bytes: &mut [u8]) {
-    bytes.make_ascii_lowercase();
-}
-
 /// Whether the wire-form name `name` is `suffix` or lies below it; both folded.
 pub fn is_at_or_below(name: &[u8], suffix: &[u8]) -> bool {
     let Some(cut) = name.len().checked_sub(suffix.len()) else { return false };

@@ -12,9 +12,6 @@ pub const ANNOUNCED_UDP_PAYLOAD: u16 = 1232;
 /// Length of an OPT record without options, in bytes.
 pub const OPT_LEN: usize = 11;
 
-/// Longest OPT record written here: an extended error without text and a keepalive.
-pub const MAX_OPT_LEN: usize = OPT_LEN + 6 + 6;
-
 /// An answer's parts, wherever they are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
