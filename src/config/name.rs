@@ -60,19 +60,8 @@ pub fn to_wire(text: &str) -> Result<Box<[u8]>, NameError> {
     if wire.len() > MAX_NAME { Err(NameError::Long) } else { Ok(wire.into_boxed_slice()) }
 }
 
-/// Whether the name `wire` is `suffix` or lies below it; both as [`to_wire`] makes them.
-pub fn is_within(wire: &[u8], suffix: &[u8]) -> bool {
-    let mut rest = wire;
-    loop {
-        if rest == suffix {
-            return true;
-        }
-        match rest.first() {
-            None | Some(0) => return false,
-            Some(length) => rest = rest.get(usize::from(*length) + 1..).unwrap_or_default(),
-        }
-    }
-}
+/// Whether a name is a suffix or lies below it; both as [`to_wire`] makes them.
+pub use crate::wire::name::is_at_or_below as is_within;
 
 /// Longest label, in bytes (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
