@@ -37,7 +37,7 @@ fn environment() -> BTreeMap<String, String> {
 #[test]
 fn corefiles_become_what_is_expected_and_that_is_valid() {
     let files = corefiles();
-    assert!(files.len() >= 10, "{files:?}");
+    assert!(files.len() >= 16, "{files:?}");
     for file in files {
         let imported = cli::import_corefile(&arguments(&file), &environment()).unwrap();
         let expected_file = file.with_extension("yaml");
@@ -68,6 +68,11 @@ fn strict_fails_exactly_where_something_is_lost() {
         ("aks", 2),
         ("ipv6-dns64", 2),
         ("stub-domains", 2),
+        ("gke", 2),
+        ("kubeadm", 2),
+        ("eks", 2),
+        ("k3s", 2),
+        ("plugin-order", 2),
     ] {
         let file = PathBuf::from(format!("tests/corefiles/{name}.Corefile"));
         let mut arguments = arguments(&file);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::records;
+use crate::config::HumanDuration;
 use crate::config::name::{self, NameError};
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::{CLASS_IN, rtype};
@@ -13,6 +14,7 @@ use crate::wire::{CLASS_IN, rtype};
 /// The configured hosts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
+    ttl: u32,
     by_name: HashMap<Box<[u8]>, Host>,
 }
 
@@ -25,7 +27,7 @@ enum Host {
 
 impl Hosts {
     /// Hosts and, for each of their addresses, the reverse name. Fails with the first name that is none.
-    pub fn new(config: &BTreeMap<String, Vec<IpAddr>>) -> Result<Self, NameError> {
+    pub fn new(config: &BTreeMap<String, Vec<IpAddr>>, ttl: HumanDuration) -> Result<Self, NameError> {
         let mut by_name = HashMap::new();
         for (host, addresses) in config {
             let host = name::to_wire(host)?;
@@ -39,7 +41,9 @@ impl Hosts {
             }
             by_name.insert(host, Host::Addresses(addresses.as_slice().into()));
         }
-        Ok(Self { by_name })
+        // Validated to be a week at most.
+        let ttl = u32::try_from(ttl.as_millis() / 1000).unwrap_or(u32::MAX);
+        Ok(Self { ttl, by_name })
     }
 
     /// The answer for a folded name, if it is a host or the reverse name of one. Types a host has not are NODATA.
@@ -48,17 +52,18 @@ impl Hosts {
             return None;
         }
         Some(match self.by_name.get(name)? {
-            Host::Addresses(addresses) => records::addresses(name, name.len(), qtype, addresses, TTL),
+            Host::Addresses(addresses) => records::addresses(name, name.len(), qtype, addresses, self.ttl),
             Host::Names(names) if matches!(qtype, rtype::PTR | rtype::ANY) => {
-                records::pointers(names.iter().map(|name| &**name), TTL)
+                records::pointers(names.iter().map(|name| &**name), self.ttl)
             }
-            Host::Names(_) => records::negative(Kind::NoData, name, name.len(), TTL),
+            Host::Names(_) => records::negative(Kind::NoData, name, name.len(), self.ttl),
         })
     }
 
     /// Whether both say the same of this name.
     pub fn agrees(&self, other: &Self, name: &[u8]) -> bool {
-        self.by_name.get(name) == other.by_name.get(name)
+        let (host, other_host) = (self.by_name.get(name), other.by_name.get(name));
+        host == other_host && (host.is_none() || self.ttl == other.ttl)
     }
 }
 
@@ -81,9 +86,6 @@ pub fn reverse_name(address: IpAddr) -> String {
     name
 }
 
-/// TTL of a host's answer, in seconds: that of CoreDNS's `hosts`. The zone's `max_ttl` bounds it as any other.
-const TTL: u32 = 3600;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,11 +93,11 @@ mod tests {
 
     fn hosts() -> Hosts {
         let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
-        Hosts::new(&BTreeMap::from([
+        let config = BTreeMap::from([
             ("Registry.Internal".to_owned(), addresses(&["10.0.0.7", "fd00::7"])),
             ("mirror.internal".to_owned(), addresses(&["10.0.0.7"])),
-        ]))
-        .unwrap()
+        ]);
+        Hosts::new(&config, HumanDuration::from_secs(90)).unwrap()
     }
 
     fn ask(name: &str, qtype: u16) -> Option<Answer> {
@@ -110,6 +112,15 @@ mod tests {
         assert_eq!(ask("registry.internal", 16).unwrap().kind, Kind::NoData);
         assert!(ask("a.registry.internal", rtype::A).is_none(), "a host is no zone");
         assert!(ask("internal", rtype::A).is_none());
+    }
+
+    #[test]
+    fn answers_have_the_configured_ttl() {
+        assert_eq!(ask("registry.internal", rtype::A).unwrap().ttl, 90);
+        assert_eq!(ask("7.0.0.10.in-addr.arpa", rtype::PTR).unwrap().ttl, 90);
+        let other = Hosts { ttl: 30, ..hosts() };
+        assert!(!hosts().agrees(&other, &to_wire("registry.internal").unwrap()));
+        assert!(hosts().agrees(&other, &to_wire("other.internal").unwrap()));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Option<NodeCacheFlags>, Ex
 }
 
 /// Every flag that node-cache takes, and those of CoreDNS that reach it.
-const FLAGS: [&str; 20] = [
+const FLAGS: [&str; 21] = [
     "localip",
     "conf",
     "basecorefile",
@@ -72,6 +72,7 @@ const FLAGS: [&str; 20] = [
     "health-port",
     "syncinterval",
     "pidfile",
+    "reloadwithsignal",
     "dns.port",
     "p",
     "quiet",
@@ -80,8 +81,15 @@ const FLAGS: [&str; 20] = [
 ];
 
 /// Those that are true without a value.
-const SWITCHES: [&str; 6] =
-    ["setupinterface", "setupiptables", "setupebtables", "skipteardown", "quiet", "logtostderr"];
+const SWITCHES: [&str; 7] = [
+    "setupinterface",
+    "setupiptables",
+    "setupebtables",
+    "skipteardown",
+    "reloadwithsignal",
+    "quiet",
+    "logtostderr",
+];
 
 fn set(flags: &mut NodeCacheFlags, name: &str, value: &str) -> Result<(), &'static str> {
     match name {
@@ -113,8 +121,8 @@ fn set(flags: &mut NodeCacheFlags, name: &str, value: &str) -> Result<(), &'stat
         "health-port" => flags.health_port = Some(port(value)?),
         "dns.port" | "p" => flags.port = Some(port(value)?),
         // Nothing to do for these: ebtables' rules have no use here, rules are repaired on events and not by the clock,
-        // nodens writes no pid file, and its log is configured elsewhere.
-        "setupebtables" | "quiet" | "logtostderr" => {
+        // nodens writes no pid file, watches its file, and its log is configured elsewhere.
+        "setupebtables" | "reloadwithsignal" | "quiet" | "logtostderr" => {
             go_bool(value)?;
             flags.without_effect.push(format!("-{name}"));
         }
@@ -170,7 +178,7 @@ mod tests {
         let flags = flags(
             "run -localip=fd00::10 -setupiptables=false -setupinterface=0 -skipteardown -interfacename nld0 \
              -metrics-listen-address :9353 -health-port 8081 -dns.port=1053 -syncinterval 60s -pidfile=/run/x \
-             -setupebtables -kubednscm /etc/kube-dns -basecorefile /etc/coredns/Corefile.base",
+             -setupebtables -reloadwithsignal -kubednscm /etc/kube-dns -basecorefile /etc/coredns/Corefile.base",
         )
         .unwrap()
         .unwrap();
@@ -181,7 +189,10 @@ mod tests {
             ("nld0", Some(1053), Some(8081))
         );
         assert_eq!(flags.setup_metrics, Some(([0, 0, 0, 0], 9353).into()));
-        assert_eq!(flags.without_effect, ["-syncinterval", "-pidfile", "-setupebtables"]);
+        assert_eq!(
+            flags.without_effect,
+            ["-syncinterval", "-pidfile", "-setupebtables", "-reloadwithsignal"]
+        );
     }
 
     #[test]

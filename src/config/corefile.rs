@@ -65,6 +65,8 @@ pub struct Import {
     pub findings: Vec<Finding>,
     /// Where each of `config.zones` comes from.
     pub zone_origins: Vec<Position>,
+    /// Whether a `prometheus` line says where metrics are served.
+    pub metrics_named: bool,
 }
 
 impl Import {
@@ -145,7 +147,7 @@ pub fn load_node_cache(
         environment: environment.clone(),
         port: flags.port.unwrap_or(53),
     };
-    let Import { mut config, mut findings, .. } = import_file(&file, &inputs)?;
+    let Import { mut config, mut findings, metrics_named, .. } = import_file(&file, &inputs)?;
     let origin = file.display().to_string();
     if let Some(unfilled) = findings.iter().find(|finding| finding.kind == Kind::NotFilled) {
         return Err(CorefileError::Syntax {
@@ -163,15 +165,62 @@ pub fn load_node_cache(
     config.node.interface.manage &= flags.setup_interface;
     config.node.notrack &= flags.setup_iptables;
     config.node.keep = flags.skip_teardown;
+    findings.extend(http_flags(flags, &mut config, metrics_named));
     check(&config, &origin)?;
-    findings.extend(flags.without_effect.iter().map(|flag| Finding {
-        at: Position { file: "command line".into(), line: 1 },
-        kind: Kind::BuiltIn,
-        directive: flag.clone(),
-        did: "a flag of node-cache".to_owned(),
-        instead: "nothing to do".to_owned(),
-    }));
+    findings.extend(
+        flags
+            .without_effect
+            .iter()
+            .map(|flag| flag_finding(Kind::BuiltIn, flag, "a flag of node-cache", "nothing to do")),
+    );
     Ok((Loaded { hash: config.hash(), config, origin: Some(file) }, findings))
+}
+
+/// `-metrics-listen-address` and `-health-port`, which in nodens are settings of the one HTTP listener each.
+fn http_flags(flags: &NodeCacheFlags, config: &mut Config, metrics_named: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(address) = flags.setup_metrics {
+        let taken = config.observe.health.is_some_and(|health| health.port() == address.port());
+        if !metrics_named && !taken {
+            config.observe.metrics = Some(address);
+        } else if config.observe.metrics != Some(address) {
+            let instead = match config.observe.metrics {
+                Some(metrics) => {
+                    format!("coredns_nodecache_setup_errors_total is with the others at {metrics}")
+                }
+                None => "no metrics are served; give the Corefile a prometheus line".to_owned(),
+            };
+            let flag = format!("-metrics-listen-address {address}");
+            findings.push(flag_finding(
+                Kind::Different,
+                &flag,
+                "serves node-cache's own metrics apart",
+                &instead,
+            ));
+        }
+    }
+    if let Some(port) = flags.health_port {
+        let health = config.observe.health;
+        if health.is_none_or(|health| health.port() != port) {
+            let instead = match health {
+                Some(health) => format!("the rules are for {health}, where health is served"),
+                None => "no health is served; give the Corefile a health line".to_owned(),
+            };
+            let flag = format!("-health-port {port}");
+            findings.push(flag_finding(Kind::Different, &flag, "keeps this port out of conntrack", &instead));
+        }
+    }
+    findings
+}
+
+fn flag_finding(kind: Kind, flag: &str, did: &str, instead: &str) -> Finding {
+    Finding {
+        at: Position { file: "command line".into(), line: 1 },
+        kind,
+        directive: flag.to_owned(),
+        did: did.to_owned(),
+        instead: instead.to_owned(),
+    }
 }
 
 /// Where NodeLocal DNSCache's manifest mounts its ConfigMap.

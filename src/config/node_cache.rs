@@ -24,9 +24,10 @@ pub struct NodeCacheFlags {
     pub setup_iptables: bool,
     /// `-skipteardown`. Default false.
     pub skip_teardown: bool,
-    /// `-metrics-listen-address`: where node-cache serves its own few metrics, beside CoreDNS's.
+    /// `-metrics-listen-address`: where node-cache serves its own few metrics, beside CoreDNS's. nodens serves all at one
+    /// address: this one if the Corefile has no `prometheus`.
     pub setup_metrics: Option<SocketAddr>,
-    /// `-health-port`: the port that rules keep out of conntrack.
+    /// `-health-port`: the port that rules keep out of conntrack. Here that is the port of the Corefile's `health`.
     pub health_port: Option<u16>,
     /// `-dns.port`: the port of server blocks that name none. Default 53.
     pub port: Option<u16>,

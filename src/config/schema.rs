@@ -14,7 +14,6 @@ use super::units::{ByteSize, Fraction, HumanDuration, Switch};
 /// The whole configuration of one node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[derive(Default)]
 pub struct Config {
     /// Where clients ask.
     pub listen: Listen,
@@ -24,6 +23,8 @@ pub struct Config {
     pub zones: Vec<Zone>,
     /// Fixed addresses by host name, answered here before any zone is looked at.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// TTL of the answers from `hosts`. Default 1h, as CoreDNS's `hosts` has; the zone's `max_ttl` bounds it.
+    pub hosts_ttl: HumanDuration,
     /// Names asked under one name and looked up under another.
     pub rewrite: Vec<Rewrite>,
     /// Bounds on the miss path.
@@ -34,6 +35,23 @@ pub struct Config {
     pub observe: Observe,
     /// The log.
     pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Listen::default(),
+            cache: Cache::default(),
+            zones: Vec::new(),
+            hosts: BTreeMap::new(),
+            hosts_ttl: HumanDuration::from_secs(3600),
+            rewrite: Vec::new(),
+            limits: Limits::default(),
+            node: Node::default(),
+            observe: Observe::default(),
+            log: Log::default(),
+        }
+    }
 }
 
 /// `listen`: where clients ask.

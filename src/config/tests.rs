@@ -373,9 +373,9 @@ fn the_reference_has_every_key_with_its_default() {
     assert!(missing.is_empty(), "config/reference.yaml lacks {missing:?}");
 
     let loaded = load_text(&REFERENCE.replace("[/etc/resolv.conf]", "[192.0.2.1]")).unwrap().config;
-    let Config { zones, hosts: _, rewrite: _, listen, cache, limits, node, observe, log } = loaded;
+    let Config { zones, hosts: _, hosts_ttl, rewrite: _, listen, cache, limits, node, observe, log } = loaded;
     let default = Config::default();
-    assert_eq!((listen, cache), (default.listen, default.cache));
+    assert_eq!((listen, cache, hosts_ttl), (default.listen, default.cache, default.hosts_ttl));
     assert_eq!((limits, node, observe, log), (default.limits, default.node, default.observe, default.log));
     let forward = zones[0].forward.clone().unwrap();
     let examples = Forward { to: forward.to.clone(), except: forward.except.clone(), ..Forward::default() };

@@ -188,7 +188,11 @@ async fn create(handle: &Handle, interface: &Interface) -> Result<Option<Interfa
 }
 
 async fn add<T>(handle: &Handle, link: LinkMessageBuilder<T>) -> Result<(), rtnetlink::Error> {
-    handle.link().add(link.address(HARDWARE_ADDRESS.to_vec()).build()).execute().await
+    handle.link().add(marked(link)).execute().await
+}
+
+fn marked<T>(link: LinkMessageBuilder<T>) -> LinkMessage {
+    link.address(HARDWARE_ADDRESS.to_vec()).build()
 }
 
 async fn addresses_of(handle: &Handle, index: u32, name: &str) -> Result<Vec<AddressMessage>, NodeError> {
@@ -262,11 +266,52 @@ const HARDWARE_ADDRESS: &[u8; 6] = b"nodens";
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::Emitable as _;
+
     use super::*;
 
     #[test]
     fn the_hardware_address_is_unicast_and_locally_administered() {
         assert_eq!(HARDWARE_ADDRESS[0] & 0b11, 0b10);
+    }
+
+    /// A kernel without dummy devices refuses the kind, whatever the rest of the message: so the message is held against
+    /// the one that `ip link add name nodens address 6e:6f:64:65:6e:73 type dummy` (iproute2 6.1) sends.
+    #[test]
+    fn a_dummy_is_asked_for_as_iproute2_does() {
+        #[rustfmt::skip]
+        const IPROUTE2: &[u8] = &[
+            // struct ifinfomsg: no family, type, index, flags or mask.
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            0x0a, 0, 0x01, 0, b'n', b'o', b'd', b'e', b'n', b's', 0, 0, // IFLA_ADDRESS
+            0x0b, 0, 0x03, 0, b'n', b'o', b'd', b'e', b'n', b's', 0, 0, // IFLA_IFNAME
+            0x10, 0, 0x12, 0, 0x09, 0, 0x01, 0, b'd', b'u', b'm', b'm', b'y', 0, 0, 0, // IFLA_LINKINFO, IFLA_INFO_KIND
+        ];
+        let message = marked(LinkDummy::new("nodens"));
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        assert_eq!(bytes[..16], IPROUTE2[..16]);
+        assert_eq!(attributes(&bytes[16..]), attributes(&IPROUTE2[16..]));
+    }
+
+    /// The attributes (struct nlattr: length, type, value, padded to four bytes), sorted by type; IFLA_LINKINFO is the
+    /// attributes within. Nothing else is ignored than what the kernel ignores: a string's final zero, and the flag for
+    /// nesting.
+    fn attributes(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let length = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+            let kind = u16::from_ne_bytes([bytes[2], bytes[3]]) & 0x7fff;
+            let value = &bytes[4..length];
+            if kind == libc::IFLA_LINKINFO {
+                found.extend(attributes(value).into_iter().map(|(inner, value)| (kind << 8 | inner, value)));
+            } else {
+                found.push((kind, value.strip_suffix(&[0]).unwrap_or(value).to_vec()));
+            }
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        found.sort();
+        found
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl<U: Exchange> Tables<U> {
         Ok(Self {
             longest: by_name.keys().map(|name| name.len()).max().unwrap_or_default(),
             by_name,
-            hosts: Hosts::new(&config.hosts)?,
+            hosts: Hosts::new(&config.hosts, config.hosts_ttl)?,
             rewrites: Rewrites::new(&config.rewrite)?,
             policy: Policy::new(&config.cache, &config::ZoneCache::default()),
             zones,

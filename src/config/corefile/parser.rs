@@ -41,6 +41,8 @@ impl Directive {
 pub(super) struct Parsed {
     pub(super) blocks: Vec<ServerBlock>,
     pub(super) missing_imports: Vec<(Position, String)>,
+    /// `{$NAME}` of names that the environment does not have.
+    pub(super) missing_variables: Vec<(Position, String)>,
 }
 
 /// Parses a Corefile. Relative imports are looked up beside `file`.
@@ -255,7 +257,7 @@ impl Parser<'_> {
     }
 
     /// `{$NAME}` and `{%NAME%}` are what the environment has, or nothing.
-    fn expand(&self, text: &str) -> String {
+    fn expand(&mut self, text: &str) -> String {
         let mut expanded = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(start) = rest.find("{$").into_iter().chain(rest.find("{%")).min() {
@@ -263,7 +265,12 @@ impl Parser<'_> {
             let Some(length) = rest[start + 2..].find(close) else { break };
             expanded.push_str(&rest[..start]);
             let name = &rest[start + 2..start + 2 + length];
-            expanded.push_str(self.environment.get(name).map_or("", String::as_str));
+            if let Some(value) = self.environment.get(name) {
+                expanded.push_str(value);
+            } else {
+                let reference = &rest[start..start + 2 + length + close.len()];
+                self.parsed.missing_variables.push((self.last.clone(), reference.to_owned()));
+            }
             rest = &rest[start + 2 + length + close.len()..];
         }
         expanded + rest

@@ -63,6 +63,7 @@ fn section_comment(text: &mut String, key: &str) {
     let comment = match key {
         "zones" => "Where names are looked up: the longest suffix wins.",
         "hosts" => "Fixed addresses, for all zones.",
+        "hosts_ttl" => "TTL of the answers from hosts.",
         "rewrite" => "Names looked up under another name, for all zones.",
         "node" => "The interface that carries the addresses, and rules that keep DNS out of conntrack.",
         "listen" => "Where clients ask.",

@@ -219,6 +219,65 @@ fn hosts_stay_within_what_their_block_saw() {
 }
 
 #[test]
+fn what_comes_first_in_coredns_wins_over_hosts() {
+    let import = block(
+        "hosts {\n10.0.0.1 both.example\n10.0.0.2 a.example\nfd00::2 a.example\n10.0.0.3 kept.example\n10.0.0.4 old.example\n\
+         10.0.0.5 nodata.example\n10.0.0.6 half.example\nttl 60\nfallthrough\n}\n\
+         template IN ANY both.example {\nrcode NXDOMAIN\n}\n\
+         template IN AAAA a.example nodata.example\n\
+         template IN A nodata.example half.example kept.example {\nmatch \"^nodata[.]example[.]$\"\nfallthrough\n}\n\
+         template IN A half.example {\nrcode REFUSED\n}\n\
+         rewrite name old.example new.example\nforward . 192.0.2.1\ncache",
+    );
+    let hosts: Vec<_> = import.config.hosts.iter().map(|(host, to)| format!("{host} {to:?}")).collect();
+    assert_eq!(hosts, ["a.example [10.0.0.2]", "half.example [10.0.0.6]", "kept.example [10.0.0.3]"]);
+    assert_eq!(import.config.hosts_ttl, HumanDuration::from_secs(60));
+    let first = |finding: &&Finding| finding.did.contains(" before hosts") || finding.did.contains("first");
+    let told: Vec<_> = import.findings.iter().filter(first).map(|f| f.directive.as_str()).collect();
+    assert_eq!(told, ["both.example", "a.example", "old.example", "nodata.example", "half.example"]);
+    // hosts knows nodata.example: its other types are NODATA, too.
+    let nodata = import.config.zones[0].answers.last().unwrap();
+    assert_eq!((nodata.name.as_deref(), nodata.types.len()), (Some("nodata.example"), 0));
+}
+
+#[test]
+fn hosts_have_one_ttl_and_a_template_without_fallthrough_ends_the_search() {
+    let import = import_text(
+        "a {\nhosts {\n10.0.0.1 h.a\nttl 90\nfallthrough\n}\nforward . 192.0.2.1\ncache\n}\nb {\nhosts {\n10.0.0.1 h.b\n\
+         fallthrough\n}\ntemplate IN A c.b {\nmatch \"^x[.]c[.]b[.]$\"\n}\nforward . 192.0.2.1\ncache\n}\n",
+    );
+    assert_eq!(import.config.hosts_ttl, HumanDuration::from_secs(90));
+    assert!(found(&import, Kind::Different).contains(&"11: hosts".to_owned()), "{:?}", import.findings);
+    let answers: Vec<_> =
+        import.config.zones[1].answers.iter().map(|a| (a.name.as_deref(), a.rcode)).collect();
+    let failed = FixedRcode::Servfail;
+    assert_eq!(
+        answers,
+        [(Some("x.c.b"), FixedRcode::Noerror), (Some("c.b"), failed), (Some("*.c.b"), failed)]
+    );
+    assert!(
+        found(&import, Kind::Different).contains(&"15: template IN A c.b".to_owned()),
+        "{:?}",
+        import.findings
+    );
+}
+
+#[test]
+fn no_option_is_lost_without_a_word() {
+    let import = block(
+        "errors {\nconsolidate 5m x\n}\nhealth :8080 {\nfrob\n}\nmultisocket 1000\nprometheus {$UNSET}:9253\n\
+         rewrite continue {\nname suffix .a.example .b.example\nanswer value x y\nfrob\n}\n\
+         forward . 192.0.2.1\ncache {\nprefetch 3 5m\n}\nfile /dev/null c.example {\nreload 1m\nfrob\n}",
+    );
+    let lost = ["7: frob", "10: {$UNSET}", "13: answer value x y", "14: frob", "22: frob"];
+    assert_eq!(found(&import, Kind::NoEquivalent), lost);
+    let different =
+        ["4: consolidate 5m x", "9: multisocket 1000", "11: rewrite continue", "18: prefetch 3 5m"];
+    assert_eq!(found(&import, Kind::Different), different);
+    assert!(found(&import, Kind::BuiltIn).contains(&"21: reload 1m".to_owned()));
+}
+
+#[test]
 fn ports_addresses_and_second_blocks() {
     let import = import_text(
         "a {\nbind 169.254.20.10\nforward . 192.0.2.1\ncache\n}\nb:53 {\nbind 10.96.0.10 eth0\nforward . 192.0.2.1\n\
@@ -280,7 +339,7 @@ fn node_caches_flags_corefile_and_environment_are_enough() {
     let environment =
         BTreeMap::from([("KUBE_DNS_UPSTREAM_SERVICE_HOST".to_owned(), "10.96.0.99".to_owned())]);
     let (loaded, findings) = load_node_cache(&flags, &environment).unwrap();
-    assert_eq!(loaded.origin, Some(base));
+    assert_eq!(loaded.origin.as_ref(), Some(&base));
     assert!(findings.iter().all(|finding| !finding.kind.is_loss()), "{findings:?}");
     let config = loaded.config;
     assert_eq!(config.listen.addresses, flags.local_ips);
@@ -291,6 +350,30 @@ fn node_caches_flags_corefile_and_environment_are_enough() {
         zone.forward.as_ref().unwrap().to[0].to_string()
     };
     assert_eq!((to("cluster.local"), to(".")), ("10.96.0.99:53".to_owned(), "192.0.2.1:53".to_owned()));
+
+    // The Corefile names both addresses: the flags say something else, and are told of.
+    let apart = NodeCacheFlags {
+        setup_metrics: Some("0.0.0.0:9353".parse().unwrap()),
+        health_port: Some(8081),
+        ..flags.clone()
+    };
+    let (loaded, findings) = load_node_cache(&apart, &environment).unwrap();
+    assert_eq!(loaded.config, config);
+    let told: Vec<_> =
+        findings.iter().filter(|f| &*f.at.file == "command line").map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "command line:1: -metrics-listen-address 0.0.0.0:9353: serves node-cache's own metrics apart; \
+             coredns_nodecache_setup_errors_total is with the others at 0.0.0.0:9253",
+            "command line:1: -health-port 8081: keeps this port out of conntrack; the rules are for 169.254.20.10:8080, \
+             where health is served",
+        ]
+    );
+    let text = std::fs::read_to_string(&base).unwrap().replace("prometheus :9253", "");
+    std::fs::write(&base, text).unwrap();
+    let (loaded, _) = load_node_cache(&apart, &environment).unwrap();
+    assert_eq!(loaded.config.observe.metrics, apart.setup_metrics);
 
     let message = load_node_cache(&flags, &BTreeMap::new()).unwrap_err().to_string();
     assert!(message.contains("Corefile.base:11: __PILLAR__CLUSTER__DNS__ is not filled"), "{message}");

@@ -3,10 +3,11 @@
 mod cache;
 mod forward;
 mod names;
+mod order;
 mod process;
 mod unsupported;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::name;
@@ -25,6 +26,11 @@ pub(super) fn translate(parsed: Parsed, inputs: &Inputs) -> Import {
         let kind = if name.contains(['*', '?']) { Kind::BuiltIn } else { Kind::NoEquivalent };
         let instead = "no such file here; run the import where its files are, or put their text in its place";
         translator.note(kind, &at, &format!("import {name}"), "takes in other files or a snippet", instead);
+    }
+    for (at, name) in parsed.missing_variables {
+        let instead =
+            "it is not set here and nothing is in its place, as in CoreDNS; import where it has its value";
+        translator.note(Kind::NoEquivalent, &at, &name, "takes a value from the environment", instead);
     }
     let blocks = translator.read_keys(parsed.blocks);
     translator.choose_port(&blocks);
@@ -51,7 +57,12 @@ struct Draft {
     forwards: Vec<(String, Forward)>,
     /// Zones and their master files.
     files: Vec<(String, std::path::PathBuf)>,
+    /// Of `template`, which CoreDNS asks before `hosts` and whatever looks names up.
     answers: Vec<FixedAnswer>,
+    /// Of `hosts` for zones within the block's whose other names it takes.
+    host_answers: Vec<FixedAnswer>,
+    /// The hosts this block names.
+    hosts: Vec<String>,
     /// Zones whose names come from `hosts` alone.
     closed: Vec<String>,
     dns64: Option<Dns64>,
@@ -74,6 +85,10 @@ struct Translator<'a> {
     metrics_seen: bool,
     health_seen: bool,
     capacity: [u64; 2],
+    /// Where each of `config.hosts` was named first.
+    host_lines: BTreeMap<String, Position>,
+    /// The TTL of each `hosts` and its line.
+    hosts_ttls: Vec<(HumanDuration, Position)>,
 }
 
 impl<'a> Translator<'a> {
@@ -89,6 +104,8 @@ impl<'a> Translator<'a> {
             metrics_seen: false,
             health_seen: false,
             capacity: [0; 2],
+            host_lines: BTreeMap::new(),
+            hosts_ttls: Vec::new(),
         }
     }
 
@@ -176,6 +193,7 @@ impl<'a> Translator<'a> {
             }
         }
         self.listeners(block, bind);
+        self.templates_before_hosts(&mut draft);
         self.zones(block, &draft);
     }
 
@@ -243,9 +261,10 @@ impl<'a> Translator<'a> {
             forward.except.retain(|except| within(except, &name));
             forward
         });
-        let mut answers: Vec<_> = draft.answers.iter().filter_map(|answer| narrowed(answer, &name)).collect();
+        let made = draft.answers.iter().chain(&draft.host_answers);
+        let mut answers: Vec<_> = made.filter_map(|answer| narrowed(answer, &name)).collect();
         if closed {
-            answers.push(rcode_answer(FixedRcode::Nxdomain));
+            answers.push(rcode_answer(FixedRcode::Servfail));
         }
         if forward.is_none() && file.is_none() && answers.is_empty() {
             if draft.lost_answers {
@@ -318,7 +337,7 @@ impl<'a> Translator<'a> {
             let ttl = Some(HumanDuration::from_secs(30));
             let zone = Zone {
                 name,
-                forward: Some(Forward { to, transport: Transport::Tcp, ..Forward::default() }),
+                forward: Some(Forward { to, transport: Transport::Auto, ..Forward::default() }),
                 file: None,
                 answers: Vec::new(),
                 dns64: None,
@@ -356,13 +375,19 @@ impl<'a> Translator<'a> {
                 cache: ZoneCache::default(),
             });
         }
+        self.finish_hosts();
         self.finish_process();
         self.finish_cache();
         self.finish_own_upstreams();
         let mut findings: Vec<_> = self.findings.into_iter().collect();
         let key = |f: &Finding| (f.kind, f.at.clone(), f.directive.clone(), f.did.clone());
         findings.sort_by_cached_key(key);
-        Import { config: self.config, findings, zone_origins: self.zone_origins }
+        Import {
+            config: self.config,
+            findings,
+            zone_origins: self.zone_origins,
+            metrics_named: self.metrics_seen,
+        }
     }
 }
 

@@ -213,6 +213,7 @@ pub(in crate::config) fn is_type(text: &str) -> bool {
 }
 
 fn hosts(config: &Config, findings: &mut Findings) {
+    findings.ttl("hosts_ttl", config.hosts_ttl, LONGEST_TTL);
     let mut seen = HashSet::new();
     for (host, addresses) in &config.hosts {
         let path = super::super::decode::join("hosts", host);

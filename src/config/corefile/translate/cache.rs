@@ -129,6 +129,11 @@ impl Translator<'_> {
                     let instead = "nodens refreshes in the last half of the TTL at most; 50% or 1% is taken";
                     self.note(Kind::Different, &option.at, &option.text(), "refreshes early", instead);
                 }
+                if option.arguments.get(1).is_some_and(|duration| duration != "1m") {
+                    let instead = "nodens counts the hits within one TTL";
+                    let did = "sets how far apart the hits may be";
+                    self.note(Kind::Different, &option.at, &option.text(), did, instead);
+                }
                 let remaining = Fraction::from_percent(remaining.clamp(1, 50));
                 Some(Switch::On(Prefetch { min_hits, remaining }))
             }

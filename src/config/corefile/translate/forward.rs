@@ -9,8 +9,7 @@ use super::super::lexer::Position;
 use super::super::parser::Directive;
 use super::super::values;
 use super::{
-    Block, CLUSTER_DNS, DNS_SERVER, Draft, LOCAL_DNS, STAND_IN_UPSTREAM, Translator, UPSTREAM_SERVERS,
-    options, within,
+    Block, CLUSTER_DNS, DNS_SERVER, Draft, LOCAL_DNS, STAND_IN_UPSTREAM, Translator, UPSTREAM_SERVERS, within,
 };
 
 impl Translator<'_> {
@@ -42,6 +41,7 @@ impl Translator<'_> {
         for option in &directive.block {
             self.forward_option(directive, option, &mut forward);
         }
+        self.custom_upstreams(directive, &mut forward);
         forward.except.retain(|except| block.zones.iter().any(|zone| within(except, zone)));
         if forward.to.is_empty() {
             draft.lost_answers = true;
@@ -56,6 +56,21 @@ impl Translator<'_> {
             );
         } else {
             draft.forwards.push((from, forward));
+        }
+    }
+
+    /// node-cache asks the kube-dns ConfigMap's upstreamNameservers over UDP, whatever `force_tcp` says.
+    fn custom_upstreams(&mut self, directive: &Directive, forward: &mut Forward) {
+        let placeholder = directive.arguments.iter().any(|word| word.contains(UPSTREAM_SERVERS));
+        let given =
+            self.inputs.upstream_servers.is_empty() && !self.inputs.kube_dns.upstream_nameservers.is_empty();
+        // It replaces a block of this one option and leaves others alone.
+        let [option] = directive.block.as_slice() else { return };
+        if placeholder && given && option.name == "force_tcp" {
+            forward.transport = Transport::Auto;
+            let instead = "so does nodens, transport auto; set tcp if they are to be asked over TCP";
+            let did = "is taken out by node-cache where upstreamNameservers are given";
+            self.note(Kind::Different, &option.at, &option.text(), did, instead);
         }
     }
 
@@ -215,9 +230,19 @@ impl Translator<'_> {
         let named: Vec<_> = zones.iter().filter_map(|zone| values::zone_names(zone)).flatten().collect();
         let zones = if named.is_empty() { block.zones.clone() } else { named };
         draft.files.extend(zones.into_iter().map(|zone| (zone, PathBuf::from(file))));
-        for option in options(directive, "fallthrough") {
-            let instead = "a zone with a file answers all its names from it";
-            self.note(Kind::NoEquivalent, &option.at, &option.text(), "passes unknown names on", instead);
+        for option in &directive.block {
+            let (at, text) = (&option.at, option.text());
+            match option.name.as_str() {
+                "fallthrough" => {
+                    let instead = "a zone with a file answers all its names from it";
+                    self.note(Kind::NoEquivalent, at, &text, "passes unknown names on", instead);
+                }
+                "reload" | "no_reload" | "upstream" => {
+                    let instead = "nodens watches the file";
+                    self.note(Kind::BuiltIn, at, &text, "tunes the file plugin", instead);
+                }
+                _ => self.unknown_option(directive, option),
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use super::super::super::schema::{Dns64, FixedAnswer, FixedRcode, Rewrite};
 use super::super::super::units::HumanDuration;
 use super::super::super::validate::is_type;
 use super::super::findings::Kind;
+use super::super::lexer::Position;
 use super::super::parser::{Directive, read};
 use super::super::pattern::{self, Pattern};
 use super::super::values;
@@ -19,8 +20,9 @@ impl Translator<'_> {
             Some((file, zones)) => (Some(file.as_str()), zones),
             None => (None, &[][..]),
         };
-        self.hosts_file(directive, file, block);
+        self.hosts_file(directive, file, block, draft);
         let mut falls_through = false;
+        let mut ttl = HumanDuration::from_secs(3600);
         for option in &directive.block {
             let text = option.text();
             match option.name.as_str() {
@@ -37,20 +39,21 @@ impl Translator<'_> {
                         );
                     }
                 }
-                "ttl" => {
-                    let instead = "hosts has one TTL; zones[].answers take a name, addresses and a ttl";
-                    self.note(Kind::Different, &option.at, &text, "sets the TTL of these answers", instead);
-                }
+                "ttl" => match option.arguments.first().and_then(|ttl| ttl.parse::<u16>().ok()) {
+                    Some(seconds) => ttl = HumanDuration::from_secs(seconds.into()),
+                    None => self.unknown_option(directive, option),
+                },
                 "no_reverse" | "reload" => {
                     let instead = "the addresses are in nodens.yaml, which is watched";
                     self.note(Kind::BuiltIn, &option.at, &text, "tunes the hosts plugin", instead);
                 }
                 address => match address.parse() {
-                    Ok(address) => self.host_line(address, option, block),
+                    Ok(address) => self.host_line(address, option, block, draft),
                     Err(_) => self.unknown_option(directive, option),
                 },
             }
         }
+        self.hosts_ttls.push((ttl, directive.at.clone()));
         if falls_through {
             return;
         }
@@ -60,18 +63,16 @@ impl Translator<'_> {
             if block.zones.contains(&zone) {
                 draft.closed.push(zone);
             } else {
-                // A zone within one of the block's: its other names are NXDOMAIN, those of the block are not.
-                let answer = rcode_answer(FixedRcode::Nxdomain);
-                draft.answers.push(FixedAnswer { name: Some(zone.clone()), ..answer.clone() });
-                draft.answers.push(FixedAnswer { name: Some(format!("*.{zone}")), ..answer });
+                // A zone within one of the block's: its other names fail, those of the block do not.
+                draft.host_answers.extend(whole_zone(&zone, &rcode_answer(FixedRcode::Servfail)));
             }
         }
-        let did = "has no fallthrough: other names of its zones do not exist";
-        let instead = "they are answered NXDOMAIN by zones[].answers; take that out and forward them if it was not meant";
+        let did = "has no fallthrough: CoreDNS answers other names of its zones with SERVFAIL";
+        let instead = "so does zones[].answers here; take that out and forward them if it was not meant";
         self.note(Kind::Different, &directive.at, &directive.text(), did, instead);
     }
 
-    fn hosts_file(&mut self, directive: &Directive, file: Option<&str>, block: &Block) {
+    fn hosts_file(&mut self, directive: &Directive, file: Option<&str>, block: &Block, draft: &mut Draft) {
         let (at, text) = (&directive.at, directive.text());
         let Some(file) = file else {
             let instead = "only the lines in the Corefile are taken over; add others to hosts";
@@ -88,13 +89,13 @@ impl Translator<'_> {
             let at = super::Position { file: file.into(), line: number + 1 };
             let arguments = words.map(str::to_owned).collect();
             let line = Directive { name: address.to_string(), arguments, block: Vec::new(), at };
-            self.host_line(address, &line, block);
+            self.host_line(address, &line, block, draft);
         }
         let instead = "its lines were copied into hosts; later changes of the file are not seen";
         self.note(Kind::Different, at, &text, format!("reads {file} and watches it"), instead);
     }
 
-    fn host_line(&mut self, address: IpAddr, line: &Directive, block: &Block) {
+    fn host_line(&mut self, address: IpAddr, line: &Directive, block: &Block, draft: &mut Draft) {
         for host in &line.arguments {
             let name = values::zone_name(host).filter(|name| self.reaches(name, &block.source.at));
             let Some(name) = name else {
@@ -103,6 +104,8 @@ impl Translator<'_> {
                 self.note(Kind::Different, &line.at, &line.text(), format!("names {host}"), instead);
                 continue;
             };
+            draft.hosts.push(name.clone());
+            self.host_lines.entry(name.clone()).or_insert_with(|| line.at.clone());
             let addresses = self.config.hosts.entry(name).or_default();
             if !addresses.contains(&address) {
                 addresses.push(address);
@@ -142,6 +145,7 @@ impl Translator<'_> {
         }
         let kind = kind.to_ascii_uppercase();
         let mut answer = rcode_answer(FixedRcode::Noerror);
+        let mut falls_through = false;
         if kind != "ANY" && !is_type(&kind) {
             return Err((
                 None,
@@ -192,7 +196,18 @@ impl Translator<'_> {
                     let instead = "the answer goes out without it";
                     self.note(Kind::Different, &option.at, &option.text(), "adds to the answer", instead);
                 }
-                "match" | "fallthrough" => {}
+                "match" => {}
+                "fallthrough" => falls_through = true,
+                "upstream" => {
+                    let instead = "fixed answers are addresses, which need no further lookup";
+                    self.note(
+                        Kind::BuiltIn,
+                        &option.at,
+                        &option.text(),
+                        "looks up a CNAME's target",
+                        instead,
+                    );
+                }
                 _ => self.unknown_option(directive, option),
             }
         }
@@ -201,7 +216,22 @@ impl Translator<'_> {
         }
         let zones: Vec<_> = zones.iter().filter_map(|zone| values::zone_names(zone)).flatten().collect();
         let names = self.template_names(directive, block, &zones)?;
-        Ok(names.into_iter().map(|name| FixedAnswer { name, ..answer.clone() }).collect())
+        let everything = names.iter().any(Option::is_none);
+        let mut answers: Vec<_> =
+            names.into_iter().map(|name| FixedAnswer { name, ..answer.clone() }).collect();
+        if !everything && !falls_through && options(directive, "match").next().is_some() {
+            // What is in its zones and of its type, but not matched, ends here in CoreDNS.
+            let other = FixedAnswer { types: answer.types, ..rcode_answer(FixedRcode::Servfail) };
+            if covers(&zones, block) {
+                answers.push(other);
+            } else {
+                answers.extend(zones.iter().flat_map(|zone| whole_zone(zone, &other)));
+            }
+            let did = "has no fallthrough: CoreDNS answers names that it does not match with SERVFAIL";
+            let instead = "so does zones[].answers here; take that out if it was not meant";
+            self.note(Kind::Different, &directive.at, &directive.text(), did, instead);
+        }
+        Ok(answers)
     }
 
     /// The names a template answers: what `match` says within the zones it names.
@@ -233,12 +263,12 @@ impl Translator<'_> {
                 }
             }
         }
-        let covers_block =
-            zones.is_empty() || block.zones.iter().all(|zone| zones.iter().any(|z| within(zone, z)));
+        let covers_block = covers(zones, block);
         Ok(match (all, covers_block) {
             (true, true) => vec![None],
             (true, false) => {
-                zones.iter().flat_map(|zone| [Some(zone.clone()), Some(format!("*.{zone}"))]).collect()
+                let answer = rcode_answer(FixedRcode::Noerror);
+                zones.iter().flat_map(|zone| whole_zone(zone, &answer)).map(|answer| answer.name).collect()
             }
             (false, _) => {
                 let fits = |name: &String| {
@@ -253,6 +283,7 @@ impl Translator<'_> {
     /// `rewrite [continue|stop] FIELD [MODE] FROM TO [...]`, or with the rest in a block.
     pub(super) fn rewrite(&mut self, directive: &Directive, block: &Block) {
         let mut words: Vec<&str> = directive.arguments.iter().map(String::as_str).collect();
+        let continues = words.first() == Some(&"continue");
         if words.first().is_some_and(|word| ["continue", "stop"].contains(word)) {
             words.remove(0);
         }
@@ -261,17 +292,17 @@ impl Translator<'_> {
         {
             words = std::iter::once("name").chain(rule.arguments.iter().map(String::as_str)).collect();
         }
-        let rule = match words.as_slice() {
-            ["name", "suffix", from, to, ..] => suffix(from, to),
-            ["name", "regex", from, to, ..] => {
+        let (rule, rest) = match words.as_slice() {
+            ["name", "suffix", from, to, rest @ ..] => (suffix(from, to), rest),
+            ["name", "regex", from, to, rest @ ..] => {
                 match (pattern::captured_suffix(from), to.strip_prefix("{1}.")) {
-                    (Some(from), Some(to)) => suffix(&from, to),
-                    _ => None,
+                    (Some(from), Some(to)) => (suffix(&from, to), rest),
+                    _ => (None, rest),
                 }
             }
-            ["name", "prefix" | "substring", ..] => None,
-            ["name", "exact", from, to, ..] | ["name", from, to, ..] => exact(from, to),
-            _ => None,
+            ["name", "prefix" | "substring", ..] => (None, &[][..]),
+            ["name", "exact", from, to, rest @ ..] | ["name", from, to, rest @ ..] => (exact(from, to), rest),
+            _ => (None, &[][..]),
         };
         let (at, text) = (&directive.at, directive.text());
         let Some(rule) = rule else {
@@ -287,6 +318,27 @@ impl Translator<'_> {
                 "it is left out, for this block never saw the name; rewrite holds for all zones in nodens";
             return self.note(Kind::Different, at, &text, format!("changes {from}"), instead);
         }
+        self.rewrite_answers(at, rest, rule.suffix.is_some());
+        for option in &directive.block {
+            match option.name.as_str() {
+                "name" => {}
+                "answer" => {
+                    let words: Vec<_> = std::iter::once("answer")
+                        .chain(option.arguments.iter().map(String::as_str))
+                        .collect();
+                    self.rewrite_answers(&option.at, &words, rule.suffix.is_some());
+                }
+                _ => self.unknown_option(directive, option),
+            }
+        }
+        if continues {
+            let instead = "in nodens the first rule that fits is the only one";
+            self.note(Kind::Different, at, &text, "applies further rules to what it made", instead);
+        }
+        if !self.reaches(&rule.to, &block.source.at) {
+            let instead = "nodens looks it up in the zone that the new name belongs to";
+            self.note(Kind::Different, at, &text, "looks the new name up in this block", instead);
+        }
         let same = |known: &Rewrite| known.name == rule.name && known.suffix == rule.suffix;
         match self.config.rewrite.iter().find(|known| same(known)) {
             None => self.config.rewrite.push(rule),
@@ -294,6 +346,30 @@ impl Translator<'_> {
             Some(_) => {
                 let instead = "rewrite holds for all zones in nodens; the first rule for it is taken";
                 self.note(Kind::NoEquivalent, at, &text, format!("changes {from} in another way"), instead);
+            }
+        }
+    }
+
+    /// `answer auto`, `answer name FROM TO` and `answer value FROM TO`, as often as they are given.
+    fn rewrite_answers(&mut self, at: &Position, words: &[&str], suffix: bool) {
+        for words in words.split(|word| *word == "answer").skip(1) {
+            let text = words.iter().fold("answer".to_owned(), |text, word| format!("{text} {word}"));
+            match words {
+                // Of a name, it is what nodens does; of a suffix, values are changed too.
+                ["auto"] if !suffix => {}
+                ["auto"] => {
+                    let instead =
+                        "the answer is given under the name that was asked; names within records stay";
+                    self.note(Kind::Different, at, &text, "gives names in answers their old suffix", instead);
+                }
+                ["name", ..] => {
+                    let instead = "the answer is given under the name that was asked";
+                    self.note(Kind::Different, at, &text, "renames the owners of records", instead);
+                }
+                _ => {
+                    let instead = "names within records stay as the upstream gave them";
+                    self.note(Kind::NoEquivalent, at, &text, "changes names within records", instead);
+                }
             }
         }
     }
@@ -332,6 +408,16 @@ impl Translator<'_> {
         }
         draft.dns64 = Some(dns64);
     }
+}
+
+/// Whether a template for these zones takes every name of a block.
+fn covers(zones: &[String], block: &Block) -> bool {
+    zones.is_empty() || block.zones.iter().all(|zone| zones.iter().any(|z| within(zone, z)))
+}
+
+/// An answer for a zone's own name, and for all below it.
+fn whole_zone(zone: &str, answer: &FixedAnswer) -> [FixedAnswer; 2] {
+    [zone.to_owned(), format!("*.{zone}")].map(|name| FixedAnswer { name: Some(name), ..answer.clone() })
 }
 
 fn prefix_96(text: &str) -> Option<Ipv6Addr> {

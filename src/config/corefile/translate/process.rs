@@ -95,15 +95,14 @@ impl Translator<'_> {
                 let known = self.config.observe.health.filter(|_| self.health_seen);
                 self.config.observe.health = self.one_address(at, &text, known, address);
                 self.health_seen |= address.is_some();
-                for option in options(directive, "lameduck") {
+                for option in &directive.block {
+                    if option.name != "lameduck" {
+                        self.unknown_option(directive, option);
+                        continue;
+                    }
+                    let did = "goes on for a while after SIGTERM";
                     let instead = "on SIGTERM, /ready fails at once and all that was received is answered, up to listen.drain";
-                    self.note(
-                        Kind::BuiltIn,
-                        &option.at,
-                        &option.text(),
-                        "goes on for a while after SIGTERM",
-                        instead,
-                    );
+                    self.note(Kind::BuiltIn, &option.at, &option.text(), did, instead);
                 }
             }
             "ready" => {
@@ -166,18 +165,25 @@ impl Translator<'_> {
             "multisocket" => {
                 if let Some(count @ 1..=256) = first.and_then(|count| count.parse().ok()) {
                     self.config.listen.workers = Workers::Count(count);
+                } else if first.is_some() {
+                    let instead = "listen.workers takes 1 to 256; it is left at auto";
+                    self.note(Kind::Different, at, &text, "opens so many sockets", instead);
                 }
             }
             "loadbalance"
                 if first.is_some_and(|policy| policy != "round_robin") || !directive.block.is_empty() =>
             {
                 let instead = "cache.rotate turns an answer's addresses round";
-                self.note(Kind::NoEquivalent, at, &text, "orders an answer's addresses by weight", instead);
+                self.note(Kind::NoEquivalent, at, &text, "orders an answer's addresses", instead);
             }
             name => {
                 if let Some(plugin) = unsupported::plugin(name) {
                     draft.lost_answers |= plugin.answers;
                     self.note(plugin.kind, at, &text, plugin.did, plugin.instead);
+                    for option in directive.block.iter().filter(|_| plugin.kind == Kind::BuiltIn) {
+                        let did = format!("tunes {name}, which nodens does in its own way");
+                        self.note(Kind::Different, &option.at, &option.text(), did, "it is left out");
+                    }
                 } else {
                     draft.lost_answers = true;
                     let instead = "nodens has no plugins; see docs/corefile.md for what it does";
