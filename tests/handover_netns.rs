@@ -109,7 +109,9 @@ fn ten_upgrades_under_load_lose_no_query() {
     }
     let tcp = tcp.tcp_end();
     println!(
-        "{HAND_OVERS} hand-overs in {took:.1?} at {rate} queries a second; TCP: {tcp:?}\n{}",
+        "{HAND_OVERS} hand-overs in {took:.1?} at {rate} queries a second; TCP: {tcp:?}\nnode: {}\npods: {}\n{}",
+        dropped(&site.node),
+        dropped(&site.pods),
         reports.join("\n")
     );
     for report in &reports {
@@ -136,6 +138,13 @@ fn ten_upgrades_under_load_lose_no_query() {
     assert_eq!(serving.stop(), Some(0));
     assert!(!has_interface(&site.node));
     assert_eq!(tables(&site.node), [""; 0]);
+}
+
+/// What the kernel says of datagrams that a namespace could not deliver: whose loss it was, if there was one.
+fn dropped(namespace: &netns::Netns) -> String {
+    let output =
+        namespace.try_exec("grep ^Udp: /proc/net/snmp; grep -E '^Udp6.*(NoPorts|Errors)' /proc/net/snmp6");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
