@@ -109,7 +109,9 @@ fn ten_upgrades_under_load_lose_no_query() {
     }
     let tcp = tcp.tcp_end();
     println!(
-        "{HAND_OVERS} hand-overs in {took:.1?} at {rate} queries a second; TCP: {tcp:?}\nnode: {}\npods: {}\n{}",
+        "{HAND_OVERS} hand-overs in {took:.1?} at {rate} queries a second; TCP: {tcp:?}\n\
+         {} rows of conntrack for DNS\nnode: {}\npods: {}\n{}",
+        site.metrics().count("nodens_conntrack_dns_rows", &[]),
         dropped(&site.node),
         dropped(&site.pods),
         reports.join("\n")
