@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use nodens::cache::entry::Origin;
-use nodens::cache::key::Seed;
+use nodens::cache::key::{Question, Seed};
 use nodens::cache::near::Found;
 use nodens::cache::store::Budgets;
 use nodens::cache::{Entry, Key, KeyFlags, Near, Now, Store};
@@ -82,20 +82,29 @@ fn steps(c: &mut Criterion) {
         let query = Query::parse(&packets[0]).expect("a sound query");
         b.iter(|| Key::of(black_box(&query), Seed::of_process()).hash());
     });
-    c.bench_function("near, one name", |b| b.iter(|| near.find(black_box(&keys[0]), NOW) != Found::Nothing));
-    c.bench_function("near, 31k names", |b| b.iter(|| near.find(&keys[number()], NOW) != Found::Nothing));
+    c.bench_function("near, one name", |b| {
+        b.iter(|| near.find(keys[0].hash(), &black_box(&keys[0]).question(), NOW) != Found::Nothing);
+    });
+    c.bench_function("near, 31k names", |b| {
+        b.iter(|| {
+            let key = &keys[number()];
+            near.find(key.hash(), &key.question(), NOW) != Found::Nothing
+        });
+    });
     c.bench_function("near, a new second each time", |b| {
         let mut now = NOW;
         // Within the minute after which the store is asked.
         b.iter(|| {
             now = if now.0 > NOW.0 + 55_000 { NOW } else { now.plus_secs(1) };
-            near.find(black_box(&keys[1]), now) != Found::Nothing
+            near.find(keys[1].hash(), &black_box(&keys[1]).question(), now) != Found::Nothing
         });
     });
     c.bench_function("store, 31k names", |b| b.iter(|| store.fresh(&keys[number()], NOW).is_some()));
     let entry = store.fresh(&keys[0], NOW).expect("just stored");
     c.bench_function("render into a slot", |b| {
-        let Found::Ready(slot) = near.find(&keys[0], NOW) else { panic!("it is near") };
+        let Found::Ready(slot) = near.find(keys[0].hash(), &keys[0].question(), NOW) else {
+            panic!("it is near")
+        };
         b.iter(|| near.renew(slot, black_box(&entry), NOW));
     });
     c.bench_function("reply as TCP makes it", |b| {
@@ -114,7 +123,8 @@ fn steps(c: &mut Criterion) {
     });
     c.bench_function("key of a name without case", |b| {
         let name = b"\x07EXAMPLE\x03Org\x00";
-        b.iter(|| Key::new(black_box(name), 1, 1, KeyFlags::default(), Seed::of_process()).hash());
+        let question = Question { name, qtype: 1, qclass: 1, flags: KeyFlags::default() };
+        b.iter(|| Key::new(black_box(&question), Seed::of_process()).hash());
     });
 }
 
@@ -135,27 +145,45 @@ fn batch(c: &mut Criterion) {
         max_payload: 4096,
         client_share: 0.1,
     });
-    let packets: Vec<_> = (0..BATCH).map(|number| query(number * 389)).collect();
-    let mut group = c.benchmark_group("a batch of 64");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function("hits, planned and in pieces", |b| {
-        b.iter_batched_ref(
-            || packets.clone(),
-            |packets| {
-                path.begin(NOW);
-                for (index, packet) in packets.iter_mut().enumerate() {
-                    path.plan(index, Datagram::detached(packet), &listener);
-                }
-                let bytes: usize = (0..BATCH)
-                    .filter_map(|index| path.reply(index))
-                    .map(|(head, pieces)| head + pieces.iter().map(|piece| piece.len()).sum::<usize>())
-                    .sum();
-                path.finish(BATCH);
-                bytes
-            },
-            BatchSize::SmallInput,
-        );
-    });
+    let mut answer = |packets: &mut Vec<Vec<u8>>| {
+        path.begin(NOW);
+        for (index, packet) in packets.iter_mut().enumerate() {
+            path.read(index, &Datagram::detached(packet));
+        }
+        path.prefetch(packets.len());
+        for (index, packet) in packets.iter_mut().enumerate() {
+            path.plan(index, Datagram::detached(packet), &listener);
+        }
+        // As the kernel does: every byte of every piece is read.
+        let sum = (0..packets.len())
+            .filter_map(|index| path.reply(index))
+            .flat_map(|(_, pieces)| pieces)
+            .fold(0u8, |sum, piece| piece.iter().fold(sum, |sum, byte| sum ^ byte));
+        path.finish(packets.len());
+        sum
+    };
+    let packets: Vec<_> = (0..NAMES).map(query).collect();
+    for batch in packets.chunks(BATCH) {
+        answer(&mut batch.to_vec());
+    }
+    let mut next = 0;
+    let mut names_apart = move |count: usize, step: usize| {
+        let mut batch = Vec::with_capacity(count);
+        for _ in 0..count {
+            next = (next + step) % NAMES;
+            batch.push(packets[next].clone());
+        }
+        batch
+    };
+    let mut group = c.benchmark_group("hits, read, planned and in pieces");
+    for (name, count, step) in
+        [("64 of one name", BATCH, 0), ("64 of 31k names", BATCH, 7919), ("one of 31k names", 1, 7919)]
+    {
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(name, |b| {
+            b.iter_batched_ref(|| names_apart(count, step), &mut answer, BatchSize::SmallInput);
+        });
+    }
     group.finish();
     c.bench_function("the clock, once a batch", |b| b.iter(clock::now));
 }

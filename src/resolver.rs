@@ -236,7 +236,7 @@ impl<U: Exchange> Resolver<U> {
 
     /// A popular answer nears its end: looks it up anew, with nobody waiting.
     fn prefetch(self: &Rc<Self>, entry: Arc<Entry>) {
-        let key = Key::new(entry.name(), entry.qtype(), entry.qclass(), entry.flags(), self.seed);
+        let key = Key::new(&entry.question(), self.seed);
         if self.flights.borrow().find(&key, true).is_some() {
             return;
         }

@@ -10,5 +10,6 @@
 pub mod caps;
 pub mod clock;
 pub mod mmsg;
+pub mod prefetch;
 pub mod socket;
 pub mod tcp;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nodens::cache::entry::Origin;
-use nodens::cache::key::Seed;
+use nodens::cache::key::{Question, Seed};
 use nodens::cache::near::{Found, SlotId};
 use nodens::cache::store::Budgets;
 use nodens::cache::{Entry, Freshness, Key, KeyFlags, Near, Now, Store};
@@ -18,7 +18,10 @@ fn key(number: u16, qtype: u16) -> Key {
     let mut name = vec![label.len() as u8];
     name.extend_from_slice(label.as_bytes());
     name.extend_from_slice(b"\x07cluster\x05local\x00");
-    Key::new(&name, qtype, CLASS_IN, KeyFlags::default(), Seed::of_process())
+    Key::new(
+        &Question { name: &name, qtype, qclass: CLASS_IN, flags: KeyFlags::default() },
+        Seed::of_process(),
+    )
 }
 
 /// An answer with `count` A records, whose last address bytes count up, and whose first is `mark`.
@@ -64,7 +67,7 @@ fn a_hit_points_into_the_slot_and_touches_no_byte_between_two_seconds() {
     let first = near.served(slot).pieces(0, true)[0].as_ptr_range();
     for millis in [0, 1, 500, 999] {
         near.begin_batch(0);
-        let Found::Ready(found) = near.find(&key, start.plus_millis(millis)) else {
+        let Found::Ready(found) = near.find(key.hash(), &key.question(), start.plus_millis(millis)) else {
             panic!("ready for a second")
         };
         // Neither copied nor moved: the kernel reads the same bytes for every hit.
@@ -72,13 +75,15 @@ fn a_hit_points_into_the_slot_and_touches_no_byte_between_two_seconds() {
     }
     // A second later the same bytes are counted down where they lie.
     near.begin_batch(0);
-    let Found::Ready(found) = near.find(&key, start.plus_millis(1000)) else { panic!("counted down") };
+    let Found::Ready(found) = near.find(key.hash(), &key.question(), start.plus_millis(1000)) else {
+        panic!("counted down")
+    };
     let piece = near.served(found).pieces(0, true)[0];
     assert_eq!(piece.as_ptr_range(), first);
     assert_eq!(records(&piece[..16])[0].0, 29);
     // At the end of its time the store must be asked.
     near.begin_batch(0);
-    assert!(matches!(near.find(&key, start.plus_secs(30)), Found::Due(_)));
+    assert!(matches!(near.find(key.hash(), &key.question(), start.plus_secs(30)), Found::Due(_)));
 }
 
 #[test]
@@ -92,14 +97,18 @@ fn ttls_count_down_by_whole_seconds_of_age() {
     assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == 26));
     for (millis, left) in [(5_000, 25), (5_999, 25), (6_000, 24), (28_500, 2)] {
         near.begin_batch(0);
-        let Found::Ready(slot) = near.find(&key, start.plus_millis(millis)) else { panic!("counted down") };
+        let Found::Ready(slot) = near.find(key.hash(), &key.question(), start.plus_millis(millis)) else {
+            panic!("counted down")
+        };
         // All rotations: the RRset is kept twice over.
         for _ in 0..3 {
             assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == left), "{millis}");
         }
     }
     near.begin_batch(0);
-    let Found::Due(slot) = near.find(&key, start.plus_secs(30)) else { panic!("its time is over") };
+    let Found::Due(slot) = near.find(key.hash(), &key.question(), start.plus_secs(30)) else {
+        panic!("its time is over")
+    };
     near.drop_slot(slot);
     assert!(near.is_empty());
 }
@@ -158,7 +167,7 @@ fn another_generation_of_the_store_empties_the_table() {
     near.begin_batch(0);
     near.fill(&key, &entry(&key, &addresses(1, 7, 30), Now(1000)), Now(1000));
     near.begin_batch(1);
-    assert_eq!(near.find(&key, Now(1000)), Found::Nothing);
+    assert_eq!(near.find(key.hash(), &key.question(), Now(1000)), Found::Nothing);
     assert!(near.is_empty());
 }
 
@@ -265,7 +274,7 @@ proptest! {
                 Step::Ask { name } => {
                     let key = key(name, rtype::A);
                     near.begin_batch(store.generation());
-                    let slot = match near.find(&key, now) {
+                    let slot = match near.find(key.hash(), &key.question(), now) {
                         Found::Ready(slot) => Some(slot),
                         found => {
                             let due = if let Found::Due(slot) = found { Some(slot) } else { None };
@@ -325,7 +334,7 @@ proptest! {
             name.extend_from_slice(label.as_bytes());
             name.push(0);
             let flags = KeyFlags::new(dnssec_ok, checking_disabled);
-            Key::new(&name, u16::from(qtype % 3), CLASS_IN, flags, Seed::of_process())
+            Key::new(&Question { name: &name, qtype: u16::from(qtype % 3), qclass: CLASS_IN, flags }, Seed::of_process())
         };
         let one = make(&a, qtypes.0, flags[0], flags[1]);
         let two = make(&b, qtypes.1, flags[2], flags[3]);

@@ -103,7 +103,7 @@ proptest! {
         prop_assert_eq!(query.checking_disabled(), bits & 2 != 0);
         let dnssec_ok = edns.is_some_and(|(_, dnssec_ok)| dnssec_ok);
         prop_assert_eq!(query.dnssec_ok(), dnssec_ok);
-        prop_assert_eq!(query.wants_authentic_data(), dnssec_ok || bits & 4 != 0);
+        prop_assert_eq!(query.facts().wants_authentic_data(), dnssec_ok || bits & 4 != 0);
         prop_assert_eq!(query.edns().map(|e| e.udp_payload), edns.map(|(payload, _)| payload.max(512)));
         let mut wire = Vec::new();
         for label in &name {

@@ -216,6 +216,10 @@ fn guarded_batch(path: &mut HitPath, batch: &mut Batch, listener: &Arc<UdpListen
     let count = batch.receive(socket, true).expect("a batch was sent");
     path.begin(now);
     for index in 0..count {
+        path.read(index, &batch.datagram(index));
+    }
+    path.prefetch(count);
+    for index in 0..count {
         path.plan(index, batch.datagram(index), listener);
     }
     let (sent, error) = batch.reply(socket, |index| path.reply(index));

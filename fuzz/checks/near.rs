@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
 use nodens::cache::entry::{Origin, PrefetchRule};
-use nodens::cache::key::Seed;
+use nodens::cache::key::{Question, Seed};
 use nodens::cache::near::{Found, SlotId};
 use nodens::cache::{Entry, Freshness, Key, KeyFlags, Near, Now};
 use nodens::wire::answer::Answer;
@@ -29,7 +29,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
     let bit = |n: u8| bits >> n & 1 != 0;
     let (rotate, opt, dnssec_ok, prefetch) = (bit(0), bit(1), bit(2), bit(3));
     let flags = KeyFlags::new(dnssec_ok, false);
-    let key = Key::new(query.name(), query.qtype(), query.qclass(), flags, Seed::of_process());
+    let key = Key::new(&Question { flags, ..Question::of(&query) }, Seed::of_process());
     let stored = Now(1_234_567);
     let prefetch = if prefetch { PrefetchRule { min_hits: 3, window: 5 } } else { PrefetchRule::default() };
     let entry = Arc::new(Entry::new(&key, &answer, Origin { stored, prefetch, ..Origin::default() }));
@@ -51,7 +51,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
             _ => now.plus_secs(u32::from(step & 63) * 301),
         };
         near.begin_batch(1);
-        let slot = match near.find(&key, now) {
+        let slot = match near.find(key.hash(), &key.question(), now) {
             Found::Ready(slot) => {
                 assert_eq!(entry.freshness(now), Freshness::Fresh, "only a fresh entry is served unasked");
                 slot
@@ -62,7 +62,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
             }
             Found::Due(slot) => {
                 near.drop_slot(slot);
-                assert!(near.is_empty() && near.find(&key, now) == Found::Nothing);
+                assert!(near.is_empty() && near.find(key.hash(), &key.question(), now) == Found::Nothing);
                 break;
             }
             Found::Nothing => panic!("what was filled is found"),

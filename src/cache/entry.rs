@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::key::{Key, KeyFlags, Seed};
+use super::key::{Key, KeyFlags, Question, Seed};
 use super::time::Now;
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::reply::Parts;
@@ -122,7 +122,12 @@ impl Entry {
 
     /// The key it answers. Built anew: keeping its hash would cost every entry eight bytes.
     pub fn key(&self) -> Key {
-        Key::new(self.name(), self.qtype, self.qclass, self.flags, Seed::of_process())
+        Key::new(&self.question(), Seed::of_process())
+    }
+
+    /// The question it answers, the name folded.
+    pub fn question(&self) -> Question<'_> {
+        Question { name: self.name(), qtype: self.qtype, qclass: self.qclass, flags: self.flags }
     }
 
     /// The name in wire form, folded.

@@ -77,42 +77,85 @@ impl Seed {
     }
 }
 
+/// A question where it stands: a name in wire form of at most 255 bytes, letters in any case, and what is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// The type asked.
+    pub qtype: u16,
+    /// The class asked.
+    pub qclass: u16,
+    /// DO and CD.
+    pub flags: KeyFlags,
+}
+
+impl<'a> Question<'a> {
+    /// The question of a query.
+    #[inline]
+    pub fn of(query: &Query<'a>) -> Self {
+        Self {
+            name: query.name(),
+            qtype: query.qtype(),
+            qclass: query.qclass(),
+            flags: KeyFlags::new(query.dnssec_ok(), query.checking_disabled()),
+        }
+    }
+
+    /// The hash its key has.
+    #[inline]
+    pub fn hash(&self, seed: Seed) -> u64 {
+        self.fold(seed, |_, _| {})
+    }
+
+    /// The hash, and each eight bytes of the folded name, the last padded with zeroes, to `word` with their position.
+    #[inline]
+    fn fold(&self, seed: Seed, mut word: impl FnMut(usize, [u8; 8])) -> u64 {
+        let (tail, len) =
+            (u64::from(self.qtype) << 32 | u64::from(self.qclass) << 16, self.name.len() as u64);
+        let mut hash = mix(seed.0[0] ^ tail ^ u64::from(self.flags.0) << 8 ^ len, seed.0[1]);
+        let (words, rest) = self.name.as_chunks::<8>();
+        let mut last = [0u8; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        for (number, bytes) in words.iter().chain((!rest.is_empty()).then_some(&last)).enumerate() {
+            let folded = fold8(u64::from_le_bytes(*bytes));
+            word(number * 8, folded.to_le_bytes());
+            hash = mix(hash ^ folded, seed.0[1]);
+        }
+        hash
+    }
+}
+
 impl Key {
     /// The key of a query.
     #[inline]
     pub fn of(query: &Query<'_>, seed: Seed) -> Self {
-        let flags = KeyFlags::new(query.dnssec_ok(), query.checking_disabled());
-        Self::new(query.name(), query.qtype(), query.qclass(), flags, seed)
+        Self::new(&Question::of(query), seed)
     }
 
-    /// The key of a wire-form name of at most 255 bytes, in any case, and what is asked of it.
+    /// The key of a question.
     ///
     /// # Panics
-    /// If the name is longer.
+    /// If its name is longer than 255 bytes.
     #[inline]
-    pub fn new(name: &[u8], qtype: u16, qclass: u16, flags: KeyFlags, seed: Seed) -> Self {
-        assert!(name.len() <= MAX_NAME, "a name that was parsed has at most 255 bytes");
-        let mut folded = [0u8; NAME_ROOM];
-        let tail =
-            u64::from(qtype) << 32 | u64::from(qclass) << 16 | u64::from(flags.0) << 8 | name.len() as u64;
-        let mut hash = mix(seed.0[0] ^ tail, seed.0[1]);
-        let mut words = name.chunks_exact(8);
-        let mut at = 0;
-        for word in &mut words {
-            let word = fold8(u64::from_le_bytes(word.try_into().unwrap_or_default()));
-            folded[at..at + 8].copy_from_slice(&word.to_le_bytes());
-            hash = mix(hash ^ word, seed.0[1]);
-            at += 8;
+    pub fn new(question: &Question<'_>, seed: Seed) -> Self {
+        assert!(question.name.len() <= MAX_NAME, "a name that was parsed has at most 255 bytes");
+        let mut name = [0u8; NAME_ROOM];
+        let hash = question.fold(seed, |at, word| name[at..at + 8].copy_from_slice(&word));
+        Self {
+            hash,
+            qtype: question.qtype,
+            qclass: question.qclass,
+            flags: question.flags,
+            name_len: question.name.len() as u8,
+            name,
         }
-        let rest = words.remainder();
-        if !rest.is_empty() {
-            let mut last = [0u8; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            let word = fold8(u64::from_le_bytes(last));
-            folded[at..at + 8].copy_from_slice(&word.to_le_bytes());
-            hash = mix(hash ^ word, seed.0[1]);
-        }
-        Self { hash, qtype, qclass, flags, name_len: name.len() as u8, name: folded }
+    }
+
+    /// The question it was made of, its name folded.
+    #[inline]
+    pub fn question(&self) -> Question<'_> {
+        Question { name: self.name(), qtype: self.qtype, qclass: self.qclass, flags: self.flags }
     }
 
     /// The seeded hash over all of the key.

@@ -15,11 +15,12 @@
 use std::sync::Arc;
 
 use super::entry::Entry;
-use super::key::{Key, KeyFlags};
+use super::key::{Key, KeyFlags, Question};
 use super::time::Now;
+use crate::sys::prefetch;
 use crate::wire::answer::Kind;
 use crate::wire::answer::Offset;
-use crate::wire::name::skip_name;
+use crate::wire::name::{folds_to, skip_name};
 use crate::wire::reply::{OPT_LEN, Ttls, push_opt, set_ttls};
 use crate::wire::{read_u16, rtype};
 
@@ -148,6 +149,19 @@ impl Window {
     }
 }
 
+impl Set {
+    /// The ways whose name has this hash, a bit each: rarely more than one.
+    #[inline]
+    fn ways_of(&self, hash: u64) -> u32 {
+        let tag = tag_of(hash);
+        let mut ways = 0;
+        for way in 0..WAYS {
+            ways |= u32::from(self.tags[way] == tag && self.slots[way] != NONE) << way;
+        }
+        ways
+    }
+}
+
 impl Near {
     /// An empty table of at most about `budget` bytes. Its index is allocated at once (a sixteenth of the budget at
     /// most), the rest as names are asked.
@@ -160,7 +174,8 @@ impl Near {
         let sets = 1 << (budget / USUAL / FILLED).clamp(1, 1 << 24).ilog2();
         Self {
             sets: vec![Set { tags: [0; WAYS], slots: [NONE; WAYS] }; sets].into_boxed_slice(),
-            slots: Vec::new(),
+            // Address space only: a vector that grows would leave its old memory behind, as much again in all.
+            slots: Vec::with_capacity(sets * WAYS),
             free: Vec::new(),
             bytes: sets * size_of::<Set>(),
             budget,
@@ -182,18 +197,44 @@ impl Near {
         }
     }
 
-    /// Looks `key` up. A slot that is ready is held until the batch ends.
+    /// Brings near what [`Self::find`] reads first. Of a batch, all questions take this step, then all take the next: so
+    /// their waits for memory overlap.
     #[inline]
-    pub fn find(&mut self, key: &Key, now: Now) -> Found {
-        let set = &self.sets[self.set_of(key.hash())];
-        let tag = tag_of(key.hash());
-        for way in 0..WAYS {
-            if set.tags[way] != tag || set.slots[way] == NONE {
-                continue;
-            }
-            let id = set.slots[way];
+    pub fn prefetch_set(&self, hash: u64) {
+        prefetch::line(&self.sets[self.set_of(hash)]);
+    }
+
+    /// The second step: the slot that probably answers, if any.
+    #[inline]
+    pub fn prefetch_slot(&self, hash: u64) -> Option<SlotId> {
+        let set = &self.sets[self.set_of(hash)];
+        let way = set.ways_of(hash);
+        if way == 0 {
+            return None;
+        }
+        let id = set.slots[way.trailing_zeros() as usize];
+        prefetch::line(&self.slots[id as usize]);
+        Some(SlotId(id))
+    }
+
+    /// The third: its question and its answer, as far as most go.
+    #[inline]
+    pub fn prefetch_answer(&self, SlotId(id): SlotId) {
+        /// Question and answer of most names, in cache lines.
+        const LINES: usize = 4;
+        prefetch::lines(&self.slots[id as usize].block, LINES);
+    }
+
+    /// Looks the question with this hash up. A slot that is ready is held until the batch ends.
+    #[inline]
+    pub fn find(&mut self, hash: u64, question: &Question<'_>, now: Now) -> Found {
+        let set = &self.sets[self.set_of(hash)];
+        let mut ways = set.ways_of(hash);
+        while ways != 0 {
+            let id = set.slots[ways.trailing_zeros() as usize];
+            ways &= ways - 1;
             let slot = &mut self.slots[id as usize];
-            if slot.answers(key) {
+            if slot.answers(question) {
                 if now >= slot.due && !slot.count_down(now) {
                     return Found::Due(SlotId(id));
                 }
@@ -406,11 +447,11 @@ impl Slot {
     }
 
     #[inline]
-    fn answers(&self, key: &Key) -> bool {
-        let question = usize::from(self.name_len) + TAIL;
-        self.block.get(..question).is_some_and(|own| {
-            let (name, tail) = own.split_at(question - TAIL);
-            tail == tail_of(key.qtype(), key.qclass(), key.flags()) && name == key.name()
+    fn answers(&self, question: &Question<'_>) -> bool {
+        let len = usize::from(self.name_len);
+        self.block.get(..len + TAIL).is_some_and(|own| {
+            let (name, tail) = own.split_at(len);
+            tail == tail_of(question.qtype, question.qclass, question.flags) && folds_to(question.name, name)
         })
     }
 

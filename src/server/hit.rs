@@ -1,6 +1,6 @@
 //! The hit path, without its sockets: what becomes of each datagram of a batch.
 //!
-//! [`Query::parse`] → [`Key::of`] → [`Near::find`] → the header flipped where it was received. Nothing on it allocates,
+//! [`Query::parse`] → [`Question::hash`] → [`Near::find`] → the header flipped where it was received. Nothing on it allocates,
 //! locks, or copies an answer's body: a reply is pieces of the near slot, which the kernel reads where they lie. What is
 //! not near is looked for in the store, and what is not there goes to the resolver, which answers by itself.
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::client::{Client, Way};
-use crate::cache::key::Seed;
+use crate::cache::key::{Question, Seed};
 use crate::cache::near::{Found, SlotId};
 use crate::cache::{Entry, Freshness, Key, Near, Now, Store};
 use crate::observe::query_log;
@@ -18,7 +18,7 @@ use crate::resolver::admission::{Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::mmsg::{BATCH, Datagram, PIECES};
 use crate::sys::socket::UdpListener;
-use crate::wire::query::{Ignored, Query, Rejection};
+use crate::wire::query::{Facts, Ignored, Query, Rejection};
 use crate::wire::reply::{self, Asked, OPT_LEN, Transport, Ttls};
 use crate::wire::{HEADER_LEN, ede, flags, rcode};
 
@@ -34,8 +34,8 @@ pub struct HitPath {
     reported: (usize, usize),
     seed: Seed,
     transport: Transport,
-    max_payload: u16,
     now: Now,
+    seen: Box<[Seen; BATCH]>,
     plans: Box<[Plan; BATCH]>,
     planned: usize,
     /// Replies that are in no near slot, of this batch.
@@ -82,6 +82,17 @@ impl Drop for HitPath {
     }
 }
 
+/// What a datagram turned out to be.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    /// Longer than its room.
+    Oversize,
+    /// Nothing that can be answered from the cache.
+    Rejected(Rejection),
+    /// A query, and its question's hash.
+    Query(Facts, u64),
+}
+
 /// What goes back for one datagram.
 #[derive(Debug, Clone, Copy)]
 enum Plan {
@@ -112,8 +123,8 @@ impl HitPath {
             reported: (0, 0),
             seed: Seed::of_process(),
             transport: Transport::Udp { max_payload: parts.max_payload },
-            max_payload: parts.max_payload,
             now: Now::default(),
+            seen: Box::new([Seen::Oversize; BATCH]),
             plans: Box::new([Plan::Nothing; BATCH]),
             planned: 0,
             scratch: Vec::new(),
@@ -128,30 +139,61 @@ impl HitPath {
         self.near.begin_batch(self.store.generation());
     }
 
-    /// Decides what goes back for datagram `index`, and writes its header. `listener` is the way back for an answer that
-    /// has to be looked up first.
+    /// Reads datagram `index`: the first of three steps that all datagrams of a batch take together, so that one waits
+    /// for memory while the others are worked on.
     ///
     /// # Panics
     /// If `index` is not below [`BATCH`].
     #[inline]
-    pub fn plan(&mut self, index: usize, mut datagram: Datagram<'_>, listener: &Arc<UdpListener>) {
-        let plan = if datagram.oversize {
-            self.tally.dropped(DropReason::Oversize);
-            Plan::Nothing
+    pub fn read(&mut self, index: usize, datagram: &Datagram<'_>) {
+        self.seen[index] = if datagram.oversize {
+            Seen::Oversize
         } else {
             match Query::parse(datagram.bytes) {
                 Ok(query) => {
-                    let key = Key::of(&query, self.seed);
-                    match self.near.find(&key, self.now) {
-                        Found::Ready(slot) => {
-                            let asked = HeadFacts::of(&query);
-                            self.near_reply(&mut datagram, asked, slot, Source::Near)
-                        }
-                        Found::Due(slot) => self.ask_store(datagram, &key, Some(slot), listener),
-                        Found::Nothing => self.ask_store(datagram, &key, None, listener),
-                    }
+                    let hash = Question::of(&query).hash(self.seed);
+                    self.near.prefetch_set(hash);
+                    Seen::Query(query.facts(), hash)
                 }
-                Err(rejection) => self.reject(datagram.bytes, rejection),
+                Err(rejection) => Seen::Rejected(rejection),
+            }
+        };
+    }
+
+    /// Brings near what the first `count` datagrams' answers consist of.
+    #[inline]
+    pub fn prefetch(&self, count: usize) {
+        let mut slots = [None; BATCH];
+        for (slot, seen) in slots.iter_mut().zip(&self.seen[..count]) {
+            if let Seen::Query(_, hash) = seen {
+                *slot = self.near.prefetch_slot(*hash);
+            }
+        }
+        for slot in slots[..count].iter().flatten() {
+            self.near.prefetch_answer(*slot);
+        }
+    }
+
+    /// Decides what goes back for datagram `index`, and writes its header. `listener` is the way back for an answer that
+    /// has to be looked up first.
+    ///
+    /// # Panics
+    /// If `index` is not below [`BATCH`], or another datagram was read there.
+    #[inline]
+    pub fn plan(&mut self, index: usize, mut datagram: Datagram<'_>, listener: &Arc<UdpListener>) {
+        let plan = match self.seen[index] {
+            Seen::Query(facts, hash) => {
+                let question = Question::of(&Query::again(datagram.bytes, facts));
+                match self.near.find(hash, &question, self.now) {
+                    Found::Ready(slot) => self.near_reply(&mut datagram, facts, slot, Source::Near),
+                    Found::Due(slot) => self.ask_store(datagram, facts, Some(slot), listener),
+                    Found::Nothing => self.ask_store(datagram, facts, None, listener),
+                }
+            }
+            Seen::Rejected(rejection) => self.reject(datagram.bytes, rejection),
+            Seen::Oversize => {
+                self.tally.dropped(DropReason::Oversize);
+                Plan::Nothing
             }
         };
         self.plans[index] = plan;
@@ -210,25 +252,25 @@ impl HitPath {
     fn near_reply(
         &mut self,
         datagram: &mut Datagram<'_>,
-        asked: HeadFacts,
+        asked: Facts,
         slot: SlotId,
         source: Source,
     ) -> Plan {
         let rotation = self.near.next_rotation(slot);
         let served = self.near.served(slot);
-        let opt = asked.udp_payload != 0;
-        let limit = if opt { asked.udp_payload.min(self.max_payload) } else { crate::wire::MIN_UDP_PAYLOAD };
+        let opt = asked.edns.is_some();
+        let limit = reply::reply_limit(asked.edns, self.transport);
         let opt_len = if opt { served.opt_len } else { 0 };
         let len = usize::from(asked.head_len);
-        let whole = served.body_len.map(|body| len + body + opt_len).filter(|&all| all <= usize::from(limit));
-        let authentic_data = served.authentic_data && asked.wants_authentic_data;
+        let whole = served.body_len.map(|body| len + body + opt_len).filter(|&all| all <= limit);
+        let authentic_data = served.authentic_data && asked.wants_authentic_data();
         let reply_flags = reply::reply_flags(asked.flags, served.rcode, authentic_data, whole.is_none());
         let counts = if whole.is_some() { served.counts } else { [0; 3] };
         if let Some(header) = datagram.bytes.first_chunk_mut::<HEADER_LEN>() {
             reply::flip_header(header, reply_flags, true, counts, opt);
         }
         let zone = zone_of(served.zone);
-        self.tally.query(zone, asked.qtype, datagram.bytes.len(), asked.dnssec_ok);
+        self.tally.query(zone, asked.qtype, datagram.bytes.len(), asked.dnssec_ok());
         let outcome = Outcome::new(source, served.rcode, served.kind);
         let reply_len = whole.unwrap_or(len + opt_len);
         self.tally.response(zone, outcome, reply_len, 0);
@@ -265,10 +307,11 @@ impl HitPath {
     fn ask_store(
         &mut self,
         mut datagram: Datagram<'_>,
-        key: &Key,
+        facts: Facts,
         due: Option<SlotId>,
         listener: &Arc<UdpListener>,
     ) -> Plan {
+        let key = &Key::of(&Query::again(datagram.bytes, facts), self.seed);
         let kept = due.map(|slot| self.near.take_hits(slot));
         let entry = match (self.store.fresh(key, self.now), &kept) {
             (Some(entry), Some((old, hits))) => {
@@ -287,7 +330,7 @@ impl HitPath {
             if let Some(slot) = due {
                 self.near.drop_slot(slot);
             }
-            return self.miss(&mut datagram, key, listener);
+            return self.miss(&mut datagram, facts, key, listener);
         };
         if entry.wants_prefetch(self.now) && self.jobs.try_send(Job::Prefetch(Arc::clone(&entry))).is_err() {
             entry.release_prefetch();
@@ -299,13 +342,9 @@ impl HitPath {
             }
             None => (self.near.fill(key, &entry, self.now), Source::Store),
         };
-        let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
         match slot {
-            Some(slot) => {
-                let asked = HeadFacts::of(&query);
-                self.near_reply(&mut datagram, asked, slot, source)
-            }
-            None => self.scratch_reply(&query, &entry),
+            Some(slot) => self.near_reply(&mut datagram, facts, slot, source),
+            None => self.scratch_reply(&Query::again(datagram.bytes, facts), &entry),
         }
     }
 
@@ -328,16 +367,22 @@ impl HitPath {
         Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
     }
 
-    fn miss(&mut self, datagram: &mut Datagram<'_>, key: &Key, listener: &Arc<UdpListener>) -> Plan {
+    fn miss(
+        &mut self,
+        datagram: &mut Datagram<'_>,
+        facts: Facts,
+        key: &Key,
+        listener: &Arc<UdpListener>,
+    ) -> Plan {
         let peer = datagram.peer();
         if peer.port() == 0 {
             self.tally.dropped(DropReason::Port);
             return Plan::Nothing;
         }
-        let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
         if !self.admission.admit(peer.ip(), Channel::of(&self.jobs), self.now) {
-            return self.shed(datagram, ShedReason::ClientShare, rcode::REFUSED);
+            return self.shed(datagram, facts, ShedReason::ClientShare, rcode::REFUSED);
         }
+        let query = Query::again(datagram.bytes, facts);
         let way = Way::Udp(Arc::clone(listener));
         let client = Client::new(&query, self.transport, peer, self.now, way);
         let miss = Miss { key: key.clone(), recursion_desired: query.recursion_desired(), client };
@@ -345,13 +390,13 @@ impl HitPath {
             return Plan::Nothing;
         }
         // Full: the miss path has more than it can do, and waiting would make hits pay for it.
-        self.shed(datagram, ShedReason::Queue, rcode::SERVFAIL)
+        self.shed(datagram, facts, ShedReason::Queue, rcode::SERVFAIL)
     }
 
     /// Turns a miss away at once: an answer costs less than the retries of a client that gets none.
     #[cold]
-    fn shed(&mut self, datagram: &mut Datagram<'_>, reason: ShedReason, rcode: u16) -> Plan {
-        let Ok(query) = Query::parse(datagram.bytes) else { return Plan::Nothing };
+    fn shed(&mut self, datagram: &mut Datagram<'_>, facts: Facts, reason: ShedReason, rcode: u16) -> Plan {
+        let query = Query::again(datagram.bytes, facts);
         self.tally.shed(reason);
         self.tally.query(ZoneId::OTHER, query.qtype(), query.packet_len(), query.dnssec_ok());
         let (head_len, edns) = (query.head().len(), query.edns());
@@ -387,32 +432,6 @@ impl HitPath {
                 self.tally.response(zone, outcome, head_len, 0);
                 flip_error(bytes, rcode, head_len, edns)
             }
-        }
-    }
-}
-
-/// What of a query its reply from a near slot depends on, so that the datagram can be written to.
-#[derive(Debug, Clone, Copy)]
-struct HeadFacts {
-    head_len: u16,
-    flags: u16,
-    qtype: u16,
-    /// 0: no OPT.
-    udp_payload: u16,
-    dnssec_ok: bool,
-    wants_authentic_data: bool,
-}
-
-impl HeadFacts {
-    #[inline]
-    fn of(query: &Query<'_>) -> Self {
-        Self {
-            head_len: query.head().len() as u16,
-            flags: query.flags(),
-            qtype: query.qtype(),
-            udp_payload: query.edns().map_or(0, |edns| edns.udp_payload),
-            dnssec_ok: query.dnssec_ok(),
-            wants_authentic_data: query.wants_authentic_data(),
         }
     }
 }

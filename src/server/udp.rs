@@ -1,6 +1,6 @@
 //! A UDP worker: one thread, one socket, blocking receives in batches, and every hit answered on the spot.
 //!
-//! The way of a hit: [`Batch::receive`] → [`HitPath::plan`] → [`Batch::reply`].
+//! The way of a hit: [`Batch::receive`] → [`HitPath::read`] → [`HitPath::plan`] → [`Batch::reply`].
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -71,6 +71,10 @@ fn run(mut hit_path: HitPath, listener: &Arc<UdpListener>, stopping: &AtomicBool
             Err(_) => continue,
         };
         hit_path.begin(clock::now());
+        for index in 0..count {
+            hit_path.read(index, &batch.datagram(index));
+        }
+        hit_path.prefetch(count);
         for index in 0..count {
             hit_path.plan(index, batch.datagram(index), listener);
         }

@@ -11,12 +11,16 @@ pub const BATCH: usize = 64;
 /// Room for one received datagram, in bytes. A query is a few hundred at most; a longer one is seen as truncated.
 pub const DATAGRAM_ROOM: usize = 2048;
 
+/// From one room to the next, in bytes. A power of two would put the heads of all rooms in the same few sets of the
+/// first-level cache.
+const STRIDE: usize = DATAGRAM_ROOM + 64;
+
 /// Pieces one reply may consist of.
 pub const PIECES: usize = 4;
 
 /// Buffers, addresses and headers for a batch of received datagrams and their replies. Allocated once.
 pub struct Batch {
-    rooms: Box<[[u8; DATAGRAM_ROOM]; BATCH]>,
+    rooms: Box<[[u8; STRIDE]; BATCH]>,
     addresses: Box<[libc::sockaddr_in6; BATCH]>,
     receive_pieces: Box<[libc::iovec; BATCH]>,
     receive: Box<[libc::mmsghdr; BATCH]>,

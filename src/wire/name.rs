@@ -69,6 +69,28 @@ pub const fn fold8(word: u64) -> u64 {
     word | (capital >> 2)
 }
 
+/// Whether the wire-form name `name`, in any case, is the folded one `folded`.
+#[inline]
+pub fn folds_to(name: &[u8], folded: &[u8]) -> bool {
+    if name.len() != folded.len() {
+        return false;
+    }
+    let word =
+        |bytes: &[u8], at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+    let Some(last) = name.len().checked_sub(8) else {
+        return name.iter().zip(folded).all(|(byte, folded)| byte.to_ascii_lowercase() == *folded);
+    };
+    // The last eight bytes overlap those before: no remainder to go through byte by byte.
+    let mut at = 0;
+    while at < last {
+        if fold8(word(name, at)) != word(folded, at) {
+            return false;
+        }
+        at += 8;
+    }
+    fold8(word(name, last)) == word(folded, last)
+}
+
 /// Whether the wire-form name `name` is `suffix` or lies below it; both folded.
 pub fn is_at_or_below(name: &[u8], suffix: &[u8]) -> bool {
     let Some(cut) = name.len().checked_sub(suffix.len()) else { return false };

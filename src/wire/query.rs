@@ -7,11 +7,22 @@ use super::{HEADER_LEN, MIN_UDP_PAYLOAD, flags, rcode, read_u16, rtype};
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     packet: &'a [u8],
-    head_len: usize,
-    flags: u16,
-    qtype: u16,
-    qclass: u16,
-    edns: Option<Edns>,
+    facts: Facts,
+}
+
+/// What was found in a query's packet, without the packet: it can be kept while the packet is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes of header and question.
+    pub head_len: u16,
+    /// The header's flags.
+    pub flags: u16,
+    /// The type asked.
+    pub qtype: u16,
+    /// The class asked.
+    pub qclass: u16,
+    /// The client's OPT.
+    pub edns: Option<Edns>,
 }
 
 /// What of a client's OPT record matters for its answer (RFC 6891 §6.1).
@@ -76,9 +87,9 @@ impl<'a> Query<'a> {
         let Some(&[t0, t1, c0, c1]) = packet[name_end..].first_chunk() else {
             return Err(Rejection::bare(rcode::FORMERR));
         };
-        let mut query = Self {
-            packet,
-            head_len: name_end + 4,
+        let mut facts = Facts {
+            // At most a header, 255 bytes of name, type and class.
+            head_len: (name_end + 4) as u16,
             flags: query_flags,
             qtype: u16::from_be_bytes([t0, t1]),
             qclass: u16::from_be_bytes([c0, c1]),
@@ -86,19 +97,35 @@ impl<'a> Query<'a> {
         };
         let records = Records { answers: word(6), authorities: word(8), additionals: word(10) };
         if records != (Records { answers: 0, authorities: 0, additionals: 0 }) {
-            query.edns = records.edns(packet, query.head_len)?;
+            facts.edns = records.edns(packet, name_end + 4)?;
         }
         // A question for a pseudo-record (RFC 6895 §3.1) or a zone transfer is nothing a cache can answer.
-        match query.qtype {
-            0 | rtype::OPT | rtype::TKEY | rtype::TSIG => Err(query.rejected(rcode::FORMERR)),
-            rtype::AXFR | rtype::IXFR => Err(query.rejected(rcode::REFUSED)),
-            _ => Ok(query),
+        match facts.qtype {
+            0 | rtype::OPT | rtype::TKEY | rtype::TSIG => Err(facts.rejected(rcode::FORMERR)),
+            rtype::AXFR | rtype::IXFR => Err(facts.rejected(rcode::REFUSED)),
+            _ => Ok(Self { packet, facts }),
         }
+    }
+
+    /// The query again that `facts` were found in.
+    ///
+    /// # Panics
+    /// If `packet` is shorter than its head was. Another packet of that length gives another query's name.
+    #[inline]
+    pub fn again(packet: &'a [u8], facts: Facts) -> Self {
+        assert!(usize::from(facts.head_len) <= packet.len(), "the packet that was parsed");
+        Self { packet, facts }
+    }
+
+    /// What was found in the packet.
+    #[inline]
+    pub fn facts(&self) -> Facts {
+        self.facts
     }
 
     /// Header and question as the client sent them: what comes back to it, flipped.
     pub fn head(&self) -> &'a [u8] {
-        &self.packet[..self.head_len]
+        &self.packet[..usize::from(self.facts.head_len)]
     }
 
     /// Bytes of the whole packet.
@@ -109,51 +136,60 @@ impl<'a> Query<'a> {
     /// The name in wire form, letters as the client sent them.
     #[inline]
     pub fn name(&self) -> &'a [u8] {
-        &self.packet[HEADER_LEN..self.head_len - 4]
+        &self.packet[HEADER_LEN..usize::from(self.facts.head_len) - 4]
     }
 
     /// The type asked.
     pub fn qtype(&self) -> u16 {
-        self.qtype
+        self.facts.qtype
     }
 
     /// The class asked.
     pub fn qclass(&self) -> u16 {
-        self.qclass
+        self.facts.qclass
     }
 
     /// The header's flags.
     pub fn flags(&self) -> u16 {
-        self.flags
+        self.facts.flags
     }
 
     /// What the client's OPT says, if it sent one.
     pub fn edns(&self) -> Option<Edns> {
-        self.edns
+        self.facts.edns
     }
 
     /// The DO bit.
     pub fn dnssec_ok(&self) -> bool {
-        self.edns.is_some_and(|edns| edns.dnssec_ok)
+        self.facts.dnssec_ok()
     }
 
     /// The CD bit.
     pub fn checking_disabled(&self) -> bool {
-        self.flags & flags::CD != 0
+        self.facts.flags & flags::CD != 0
     }
 
     /// The RD bit.
     pub fn recursion_desired(&self) -> bool {
-        self.flags & flags::RD != 0
+        self.facts.flags & flags::RD != 0
+    }
+}
+
+impl Facts {
+    /// The DO bit.
+    #[inline]
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
     /// The client understands AD in a reply: it set AD or DO (RFC 6840 §5.7, §5.8).
+    #[inline]
     pub fn wants_authentic_data(&self) -> bool {
         self.flags & flags::AD != 0 || self.dnssec_ok()
     }
 
     fn rejected(&self, rcode: u16) -> Rejection {
-        Rejection::Answer { rcode, head_len: self.head_len, edns: self.edns.is_some() }
+        Rejection::Answer { rcode, head_len: usize::from(self.head_len), edns: self.edns.is_some() }
     }
 }
 

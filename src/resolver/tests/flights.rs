@@ -303,9 +303,9 @@ fn when_the_servers_leave_what_is_on_its_way_is_answered_within_the_drain_time()
 }
 
 pub(super) fn key_of(name: &str) -> crate::cache::Key {
-    use crate::cache::key::{Key, KeyFlags, Seed};
+    use crate::cache::key::{Key, KeyFlags, Question, Seed};
     let name = crate::config::name::to_wire(name).unwrap();
-    Key::new(&name, 1, 1, KeyFlags::default(), Seed::of_process())
+    Key::new(&Question { name: &name, qtype: 1, qclass: 1, flags: KeyFlags::default() }, Seed::of_process())
 }
 #[test]
 fn a_lookup_takes_little_memory() {
