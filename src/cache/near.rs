@@ -150,13 +150,13 @@ impl Window {
 }
 
 impl Set {
-    /// The ways whose name has this hash, a bit each: rarely more than one.
+    /// The ways with this hash's tag, a bit each: rarely more than one. No branch, so that nothing is guessed wrong.
     #[inline]
     fn ways_of(&self, hash: u64) -> u32 {
         let tag = tag_of(hash);
         let mut ways = 0;
-        for way in 0..WAYS {
-            ways |= u32::from(self.tags[way] == tag && self.slots[way] != NONE) << way;
+        for (way, &other) in self.tags.iter().enumerate() {
+            ways |= u32::from(other == tag) << way;
         }
         ways
     }
@@ -208,12 +208,9 @@ impl Near {
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) -> Option<SlotId> {
         let set = &self.sets[self.set_of(hash)];
-        let way = set.ways_of(hash);
-        if way == 0 {
-            return None;
-        }
-        let id = set.slots[way.trailing_zeros() as usize];
-        prefetch::line(&self.slots[id as usize]);
+        let way = set.ways_of(hash).trailing_zeros();
+        let id = *set.slots.get(way as usize)?;
+        prefetch::line(self.slots.get(id as usize)?);
         Some(SlotId(id))
     }
 
@@ -222,7 +219,7 @@ impl Near {
     pub fn prefetch_answer(&self, SlotId(id): SlotId) {
         /// Question and answer of most names, in cache lines.
         const LINES: usize = 4;
-        prefetch::lines(&self.slots[id as usize].block, LINES);
+        prefetch::lines::<LINES>(&self.slots[id as usize].block);
     }
 
     /// Looks the question with this hash up. A slot that is ready is held until the batch ends.
@@ -233,7 +230,8 @@ impl Near {
         while ways != 0 {
             let id = set.slots[ways.trailing_zeros() as usize];
             ways &= ways - 1;
-            let slot = &mut self.slots[id as usize];
+            // A way that was emptied keeps its tag.
+            let Some(slot) = self.slots.get_mut(id as usize) else { continue };
             if slot.answers(question) {
                 if now >= slot.due && !slot.count_down(now) {
                     return Found::Due(SlotId(id));
@@ -451,7 +449,7 @@ impl Slot {
         let len = usize::from(self.name_len);
         self.block.get(..len + TAIL).is_some_and(|own| {
             let (name, tail) = own.split_at(len);
-            tail == tail_of(question.qtype, question.qclass, question.flags) && folds_to(question.name, name)
+            tail == tail_of(question.qtype, question.qclass, question.flags) && name_is(question.name, name)
         })
     }
 
@@ -562,6 +560,12 @@ impl Slot {
             }
         }
     }
+}
+
+/// Whether a client's name is the slot's: most clients write small letters.
+#[inline]
+fn name_is(name: &[u8], own: &[u8]) -> bool {
+    name == own || folds_to(name, own)
 }
 
 /// A question behind its name, as bytes.
