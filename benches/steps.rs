@@ -11,7 +11,7 @@ use nodens::cache::entry::Origin;
 use nodens::cache::key::{Question, Seed};
 use nodens::cache::near::Found;
 use nodens::cache::store::Budgets;
-use nodens::cache::{Entry, Key, KeyFlags, Near, Now, Store};
+use nodens::cache::{Key, KeyFlags, Near, Now, Store};
 use nodens::observe::{Proto, QueryLog, Server, Tallies, ZoneId};
 use nodens::server::hit::{HitPath, Parts};
 use nodens::sys::clock;
@@ -55,7 +55,7 @@ fn store() -> Arc<Store> {
     let store = Store::new(Budgets { positive: 64 << 20, negative: 8 << 20, failure: 1 << 20 });
     for number in 0..NAMES {
         let origin = Origin { stored: NOW, zone: ZoneId::OTHER.index() as u16, ..Origin::default() };
-        store.insert(Entry::new(&key(&query(number)), &answer(1 + number as u16 % 3), origin));
+        store.insert(&key(&query(number)), &answer(1 + number as u16 % 3), origin);
     }
     Arc::new(store)
 }
@@ -67,7 +67,7 @@ fn steps(c: &mut Criterion) {
     let mut near = Near::new(12 << 20, true);
     near.begin_batch(0);
     for key in &keys {
-        let entry = store.fresh(key, NOW).expect("just stored");
+        let entry = store.find(key, NOW).expect("just stored");
         near.begin_batch(0);
         near.fill(key, &entry, NOW);
     }
@@ -99,8 +99,8 @@ fn steps(c: &mut Criterion) {
             near.find(keys[1].hash(), &black_box(&keys[1]).question(), now) != Found::Nothing
         });
     });
-    c.bench_function("store, 31k names", |b| b.iter(|| store.fresh(&keys[number()], NOW).is_some()));
-    let entry = store.fresh(&keys[0], NOW).expect("just stored");
+    c.bench_function("store, 31k names", |b| b.iter(|| store.find(&keys[number()], NOW).is_ok()));
+    let entry = store.find(&keys[0], NOW).expect("just stored");
     c.bench_function("render into a slot", |b| {
         let Found::Ready(slot) = near.find(keys[0].hash(), &keys[0].question(), NOW) else {
             panic!("it is near")

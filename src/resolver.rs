@@ -29,6 +29,7 @@ mod failure;
 mod fixed;
 mod flight;
 mod land;
+mod landed;
 mod look_up;
 mod policy;
 mod reload;
@@ -55,6 +56,7 @@ pub use fixed::FixedAnswerError;
 pub use zone::TablesError;
 
 use crate::cache::key::Seed;
+use crate::cache::store::Kept;
 use crate::cache::{Entry, Freshness, Key, Now, Store};
 use crate::config::{Config, Forward};
 use crate::observe::{Counters, ShedReason, Source, ZoneId, Zones};
@@ -65,6 +67,7 @@ use crate::wire::{ede, rcode};
 use exchange::Exchange;
 use flight::{Flight, Flights, Load, Start};
 use job::{Job, Miss};
+use landed::Landed;
 use reply::Reply;
 use zone::{Forwarder, Local, Open, Route, Tables, Zone};
 
@@ -94,6 +97,7 @@ pub struct Resolver<U> {
     flush: Notify,
     flush_due: Cell<bool>,
     landed: Notify,
+    landed_at: RefCell<Landed>,
     open: Box<Open<U>>,
     upstream_has_answered: Arc<AtomicBool>,
 }
@@ -120,6 +124,7 @@ impl<U: Exchange> Resolver<U> {
             flush: Notify::new(),
             flush_due: Cell::new(false),
             landed: Notify::new(),
+            landed_at: RefCell::new(Landed::new()),
             open,
             upstream_has_answered: Arc::default(),
         }))
@@ -170,9 +175,9 @@ impl<U: Exchange> Resolver<U> {
 
     /// A client waits for an answer.
     fn miss(self: &Rc<Self>, miss: Miss, now: Now) {
-        let Miss { key, recursion_desired, client } = miss;
-        // Filled by another lookup since the worker looked.
-        let kept = self.context.store.kept(&key);
+        let Miss { key, kept, recursion_desired, client } = miss;
+        let kept = self.kept_now(&key, kept, client.received);
+        let before = kept.holds();
         let answer = kept.answer.filter(|entry| entry.freshness(now) != Freshness::Dead);
         if let Some(entry) = &answer
             && entry.freshness(now) == Freshness::Fresh
@@ -208,8 +213,17 @@ impl<U: Exchange> Resolver<U> {
             _ => {}
         }
         let epoch = self.epoch.get();
-        let start = Start { key, recursion_desired, zone, target, stale, refreshes: None, epoch };
+        let start = Start { key, recursion_desired, zone, target, stale, refreshes: None, before, epoch };
         self.start_for(client, start, now);
+    }
+
+    /// What is kept for `key`: what the worker saw at `seen_at`, unless it may have changed since.
+    fn kept_now(&self, key: &Key, seen: Kept, seen_at: Now) -> Kept {
+        let store = &self.context.store;
+        if store.generation() != seen.generation || self.landed_at.borrow().since(key.hash(), seen_at) {
+            return store.kept(key);
+        }
+        seen
     }
 
     /// Lets the client wait for a lookup that is on its way.
@@ -252,12 +266,13 @@ impl<U: Exchange> Resolver<U> {
                 let epoch = self.epoch.get();
                 let refreshes = Some(entry);
                 self.start(Start {
-                    key,
                     recursion_desired: true,
                     zone,
                     target,
                     stale: None,
                     refreshes,
+                    before: self.context.store.kept(&key).holds(),
+                    key,
                     epoch,
                 });
             }

@@ -176,19 +176,19 @@ fn rfc8767_a_stale_answer_is_not_fresh_and_a_failure_does_not_hide_it() {
     let store = Store::new(Budgets { positive: 1 << 20, negative: 1 << 20, failure: 1 << 20 });
     let key = key(1, rtype::A);
     let origin = |stored| Origin { stored, stale_for: 60, ..Origin::default() };
-    store.insert(Entry::new(&key, &addresses(1, 7, 30), origin(Now(1000))));
+    store.insert(&key, &addresses(1, 7, 30), origin(Now(1000)));
     let late = Now(1000).plus_secs(31);
     let mut failure = Answer::empty(rcode::SERVFAIL, Kind::Failure, 5);
-    store.insert(Entry::new(&key, &failure, Origin { stored: late, failures: 1, ..Origin::default() }));
-    assert!(store.fresh(&key, late).is_none(), "neither the expired answer nor, in its place, the failure");
+    store.insert(&key, &failure, Origin { stored: late, failures: 1, ..Origin::default() });
+    assert!(store.find(&key, late).is_err(), "neither the expired answer nor, in its place, the failure");
     let stale = |now| store.kept(&key).answer.is_some_and(|kept| kept.freshness(now) == Freshness::Stale);
     assert!(stale(late));
     assert_eq!(store.failure(&key).map(|f| f.failures()), Some(1));
     assert!(!stale(Now(1000).plus_secs(91)), "past max_age nothing is left");
     // A fresh negative answer takes the stale one's place for good (RFC 8767 §4).
     failure = Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, 5);
-    store.insert(Entry::new(&key, &failure, origin(late)));
-    assert_eq!(store.fresh(&key, late).map(|e| e.kind()), Some(Kind::NxDomain));
+    store.insert(&key, &failure, origin(late));
+    assert_eq!(store.find(&key, late).ok().map(|e| e.kind()), Some(Kind::NxDomain));
     assert!(!stale(late));
 }
 
@@ -199,11 +199,11 @@ fn a_flood_of_one_kind_leaves_the_others_and_stays_within_its_budget() {
     let origin = Origin { stored: Now(1000), stale_for: 60, ..Origin::default() };
     for number in 0..50 {
         let key = key(number, rtype::A);
-        store.insert(Entry::new(&key, &addresses(1, number, 300), origin));
+        store.insert(&key, &addresses(1, number, 300), origin);
     }
     for number in 1000..21_000 {
         let key = key(number, rtype::A);
-        store.insert(Entry::new(&key, &Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, 30), origin));
+        store.insert(&key, &Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, 30), origin);
     }
     let stats = store.stats();
     assert_eq!(stats.positive.entries, 50);
@@ -216,13 +216,13 @@ fn a_sweep_drops_what_cannot_be_served_any_more() {
     let origin = Origin { stored: Now(1000), stale_for: 60, ..Origin::default() };
     for (number, ttl) in [(1, 30), (2, 300)] {
         let key = key(number, rtype::A);
-        store.insert(Entry::new(&key, &addresses(1, number, ttl), origin));
+        store.insert(&key, &addresses(1, number, ttl), origin);
     }
     store.sweep(Now(1000).plus_secs(89));
     assert_eq!(store.stats().positive.entries, 2, "the first may still be served stale");
     store.sweep(Now(1000).plus_secs(90));
     assert_eq!(store.stats().positive.entries, 1);
-    assert!(store.fresh(&key(2, rtype::A), Now(1000).plus_secs(90)).is_some());
+    assert!(store.find(&key(2, rtype::A), Now(1000).plus_secs(90)).is_ok());
 }
 
 #[derive(Debug, Clone)]
@@ -263,7 +263,7 @@ proptest! {
                         1 => Answer::empty(rcode::NXDOMAIN, Kind::NxDomain, ttl),
                         _ => Answer::empty(rcode::NOERROR, Kind::NoData, ttl),
                     };
-                    store.insert(Entry::new(&key, &answer, Origin { stored: now, ..Origin::default() }));
+                    store.insert(&key, &answer, Origin { stored: now, ..Origin::default() });
                     model.insert(name, (kind, mark, ttl, now));
                 }
                 Step::Wait { millis } => now = now.plus_millis(millis),
@@ -278,7 +278,7 @@ proptest! {
                         Found::Ready(slot) => Some(slot),
                         found => {
                             let due = if let Found::Due(slot) = found { Some(slot) } else { None };
-                            let entry = store.fresh(&key, now);
+                            let entry = store.find(&key, now).ok();
                             match (entry, due) {
                                 (Some(entry), Some(slot)) => { near.renew(slot, &entry, now); Some(slot) }
                                 (Some(entry), None) => near.fill(&key, &entry, now),

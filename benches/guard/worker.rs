@@ -240,7 +240,7 @@ fn guarded_reply(key: &Key, client: &Client, reply: &[u8], store: &Store, now: N
 fn keep(key: &Key, reply: &[u8], store: &Store, now: Now) -> Arc<Entry> {
     let answer = Answer::from_reply(reply).expect("the replay's replies are well formed");
     let origin = Origin { stored: now, zone: ZoneId::OTHER.index() as u16, ..Origin::default() };
-    store.insert(Entry::new(key, &answer, origin))
+    store.insert(key, &answer, origin)
 }
 
 /// The query for a question; every fourth carries an OPT record, as stub resolvers with EDNS send it.

@@ -14,10 +14,10 @@ use arc_swap::ArcSwap;
 use equivalent::Equivalent;
 use moka::sync::Cache as Moka;
 
-use super::entry::{Entry, Freshness};
+use super::entry::{Entry, Freshness, Origin};
 use super::key::{BuildKeyHasher, Key};
 use super::time::Now;
-use crate::wire::answer::Kind;
+use crate::wire::answer::{Answer, Kind};
 
 /// Bytes an entry costs beside its own: moka's map bucket, value entry, key and queue node (272, measured as resident
 /// memory over 100,000 entries), the counts of its `Arc`, and what the allocator rounds up.
@@ -48,6 +48,28 @@ pub struct Kept {
     pub answer: Option<Arc<Entry>>,
     /// The last failure, past its time too: what its backoff counts on.
     pub failure: Option<Arc<Entry>>,
+    /// The store's [`generation`](Store::generation) when this was true.
+    pub generation: u64,
+}
+
+/// Which tables have something for a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Holds {
+    positive: bool,
+    negative: bool,
+    failure: bool,
+}
+
+impl Kept {
+    /// Where it is kept.
+    pub fn holds(&self) -> Holds {
+        let kind = self.answer.as_ref().map(|entry| entry.kind());
+        Holds {
+            positive: kind == Some(Kind::Positive),
+            negative: kind.is_some_and(Kind::is_negative),
+            failure: self.failure.is_some(),
+        }
+    }
 }
 
 /// A table's state.
@@ -85,11 +107,13 @@ struct Tables {
 struct Table {
     entries: Moka<StoredKey, Arc<Entry>, BuildKeyHasher>,
     budget: u64,
-    /// Questions that were not in it before, so far.
+    /// Questions that were not in it before, as far as the caller knew, so far.
     added: AtomicU64,
     /// Those taken out by us, so far. What is neither here nor in it any more was evicted: counted so, since a listener
     /// would have moka take a lock for every key it writes.
     removed: AtomicU64,
+    /// Evictions told so far.
+    evicted: AtomicU64,
 }
 
 impl Store {
@@ -98,51 +122,71 @@ impl Store {
         Self { tables: ArcSwap::from_pointee(Tables::new(budgets)), generation: AtomicU64::new(0) }
     }
 
-    /// A fresh answer to `key`; a fresh failure only where nothing stale could be served instead.
-    pub fn fresh(&self, key: &Key, now: Now) -> Option<Arc<Entry>> {
+    /// A fresh answer to `key`, or else all that is kept for it; a fresh failure only where nothing stale could be served
+    /// instead.
+    pub fn find(&self, key: &Key, now: Now) -> Result<Arc<Entry>, Kept> {
+        let mut kept = Kept { generation: self.generation(), ..Kept::default() };
         let tables = self.tables.load();
         let mut stale = false;
         for table in [&tables.positive, &tables.negative] {
             if let Some(entry) = table.get(key) {
                 match entry.freshness(now) {
-                    Freshness::Fresh => return Some(entry),
+                    Freshness::Fresh => return Ok(entry),
                     Freshness::Stale => stale = true,
                     Freshness::Dead => {}
                 }
+                kept.answer = Some(entry);
             }
         }
-        if stale { None } else { tables.failure.peek(key).filter(|e| e.freshness(now) == Freshness::Fresh) }
+        kept.failure = tables.failure.get(key);
+        match &kept.failure {
+            Some(failure) if !stale && failure.freshness(now) == Freshness::Fresh => Ok(Arc::clone(failure)),
+            _ => Err(kept),
+        }
     }
 
     /// All that is kept for `key`: what the miss path decides on.
     pub fn kept(&self, key: &Key) -> Kept {
+        let generation = self.generation();
         let tables = self.tables.load();
-        let answer = [&tables.positive, &tables.negative].into_iter().find_map(|table| table.peek(key));
-        Kept { answer, failure: tables.failure.peek(key) }
+        let answer = [&tables.positive, &tables.negative].into_iter().find_map(|table| table.get(key));
+        Kept { answer, failure: tables.failure.get(key), generation }
     }
 
     /// The failure last remembered for `key`, whether its time has passed or not: what its backoff counts on.
     pub fn failure(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.tables.load().failure.peek(key)
+        self.tables.load().failure.get(key)
     }
 
-    /// Keeps `entry`, in place of whatever stood for its question. A failure leaves an answer that stands: it may be
-    /// served stale.
-    pub fn insert(&self, entry: Entry) -> Arc<Entry> {
-        let entry = Arc::new(entry);
+    /// Keeps `answer` to `key`, in place of whatever stands for its question. A failure leaves an answer that stands: it
+    /// may be served stale.
+    pub fn insert(&self, key: &Key, answer: &Answer, origin: Origin) -> Arc<Entry> {
+        self.replace(key, answer, origin, self.kept(key).holds())
+    }
+
+    /// The same, where the caller knows what stands for the question: each table that need not be asked is a miss of the
+    /// processor's caches less. What stands there unknown to the caller stays, so nobody else may have kept an answer to
+    /// the question meanwhile.
+    pub fn replace(&self, key: &Key, answer: &Answer, origin: Origin, before: Holds) -> Arc<Entry> {
+        let entry = Arc::new(Entry::new(key, answer, origin));
         let tables = self.tables.load();
+        let remove = |table: &Table, there: bool| {
+            if there {
+                table.remove(key);
+            }
+        };
         match entry.kind() {
             Kind::Positive => {
-                tables.positive.insert(&entry);
-                tables.negative.remove(&StoredKey(Arc::clone(&entry)));
-                tables.failure.remove(&StoredKey(Arc::clone(&entry)));
+                tables.positive.insert(key.hash(), &entry, before.positive);
+                remove(&tables.negative, before.negative);
+                remove(&tables.failure, before.failure);
             }
             Kind::NoData | Kind::NxDomain => {
-                tables.negative.insert(&entry);
-                tables.positive.remove(&StoredKey(Arc::clone(&entry)));
-                tables.failure.remove(&StoredKey(Arc::clone(&entry)));
+                tables.negative.insert(key.hash(), &entry, before.negative);
+                remove(&tables.positive, before.positive);
+                remove(&tables.failure, before.failure);
             }
-            Kind::Failure => tables.failure.insert(&entry),
+            Kind::Failure => tables.failure.insert(key.hash(), &entry, before.failure),
         }
         entry
     }
@@ -157,8 +201,8 @@ impl Store {
         for (from, to) in
             [(&old.positive, &new.positive), (&old.negative, &new.negative), (&old.failure, &new.failure)]
         {
-            for (_, entry) in &from.entries {
-                to.insert(&entry);
+            for (key, entry) in &from.entries {
+                to.insert(key.hash, &entry, false);
             }
         }
         self.tables.store(Arc::new(new));
@@ -170,7 +214,7 @@ impl Store {
         for table in [&tables.positive, &tables.negative, &tables.failure] {
             for (key, entry) in &table.entries {
                 if !keep(&entry) {
-                    table.remove(&key);
+                    table.remove(&*key);
                 }
             }
         }
@@ -185,7 +229,7 @@ impl Store {
         {
             for (key, entry) in &table.entries {
                 if now.millis_since(entry.stored()) >= (entry.kept_for() + grace) * 1000 {
-                    table.remove(&key);
+                    table.remove(&*key);
                 }
             }
         }
@@ -233,28 +277,29 @@ impl Table {
                 u32::try_from(entry.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             .build_with_hasher(BuildKeyHasher);
-        Self { entries, budget, added: AtomicU64::new(0), removed: AtomicU64::new(0) }
+        Self {
+            entries,
+            budget,
+            added: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+        }
     }
 
-    /// What is kept for `key`; moka learns that it was asked for.
+    /// What is kept for `key`. Asked whether it has it first: moka would write a miss to its log.
     fn get(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.entries.get(key)
-    }
-
-    /// What is kept for `key`, where it is unlikely or moka has been told already: a miss leaves no trace.
-    fn peek(&self, key: &Key) -> Option<Arc<Entry>> {
         if self.entries.contains_key(key) { self.entries.get(key) } else { None }
     }
 
-    fn insert(&self, entry: &Arc<Entry>) {
-        let key = StoredKey(Arc::clone(entry));
-        if !self.entries.contains_key(&key) {
+    /// `known`: it has an entry for the question already.
+    fn insert(&self, hash: u64, entry: &Arc<Entry>, known: bool) {
+        if !known {
             self.added.fetch_add(1, Ordering::Relaxed);
         }
-        self.entries.insert(key, Arc::clone(entry));
+        self.entries.insert(StoredKey { hash, entry: Arc::clone(entry) }, Arc::clone(entry));
     }
 
-    fn remove(&self, key: &StoredKey) {
+    fn remove<K: Hash + Equivalent<StoredKey> + ?Sized>(&self, key: &K) {
         if self.entries.contains_key(key) {
             self.removed.fetch_add(1, Ordering::Relaxed);
             self.entries.invalidate(key);
@@ -265,22 +310,25 @@ impl Table {
         self.entries.run_pending_tasks();
         let entries = self.entries.entry_count();
         let left = self.added.load(Ordering::Relaxed).saturating_sub(self.removed.load(Ordering::Relaxed));
-        TableStats {
-            entries,
-            bytes: self.entries.weighted_size(),
-            budget: self.budget,
-            evictions: left.saturating_sub(entries),
-        }
+        // An entry that was evicted while its question was looked up again makes the difference one less: the count stands.
+        let evictions = left.saturating_sub(entries);
+        let evictions = self.evicted.fetch_max(evictions, Ordering::Relaxed).max(evictions);
+        TableStats { entries, bytes: self.entries.weighted_size(), budget: self.budget, evictions }
     }
 }
 
-/// moka's key: the entry itself, so that no name is kept twice.
+/// moka's key: the entry itself, so that no name is kept twice, and the hash of its question. With the hash at hand a
+/// table that grows need not read every name, nor a lookup the names it passes over. It takes no memory: moka's
+/// allocation for a key of 8 bytes is as large.
 #[derive(Debug, Clone)]
-struct StoredKey(Arc<Entry>);
+struct StoredKey {
+    hash: u64,
+    entry: Arc<Entry>,
+}
 
 impl PartialEq for StoredKey {
     fn eq(&self, other: &Self) -> bool {
-        self.0.same_question(&other.0)
+        self.hash == other.hash && self.entry.same_question(&other.entry)
     }
 }
 
@@ -288,13 +336,13 @@ impl Eq for StoredKey {}
 
 impl Hash for StoredKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.key().hash());
+        state.write_u64(self.hash);
     }
 }
 
 impl Equivalent<StoredKey> for Key {
     fn equivalent(&self, stored: &StoredKey) -> bool {
-        stored.0.answers(self)
+        stored.hash == self.hash() && stored.entry.answers(self)
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::zone::Zone;
 use crate::cache::key::BuildKeyHasher;
+use crate::cache::store::Holds;
 use crate::cache::{Entry, Key};
 use crate::config::Limits;
 use crate::observe::ShedReason;
@@ -29,6 +30,8 @@ pub(super) struct Flight<U> {
     pub(super) stale: Option<Arc<Entry>>,
     /// The entry it refreshes ahead of time.
     pub(super) refreshes: Option<Arc<Entry>>,
+    /// What the store had for the question when it started. Nothing else keeps an answer to the same question under way.
+    pub(super) before: Holds,
     /// The configuration it started under: under another its answer is not kept.
     pub(super) epoch: u64,
     /// The client timer is over: whoever comes now gets the stale answer at once.
@@ -80,6 +83,7 @@ pub(super) struct Start<U> {
     pub(super) target: Option<Box<[u8]>>,
     pub(super) stale: Option<Arc<Entry>>,
     pub(super) refreshes: Option<Arc<Entry>>,
+    pub(super) before: Holds,
     pub(super) epoch: u64,
 }
 
@@ -139,7 +143,7 @@ impl<U> Flights<U> {
     /// for two questions, nobody can join this one.
     pub(super) fn start(&mut self, start: Start<U>) -> Rc<Flight<U>> {
         let id = Id { hash: start.key.hash(), recursion_desired: start.recursion_desired };
-        let Start { key, recursion_desired, zone, target, stale, refreshes, epoch } = start;
+        let Start { key, recursion_desired, zone, target, stale, refreshes, before, epoch } = start;
         let flight = Rc::new(Flight {
             key,
             recursion_desired,
@@ -147,6 +151,7 @@ impl<U> Flights<U> {
             target,
             stale,
             refreshes,
+            before,
             epoch,
             stale_due: Cell::new(false),
             answered_by: RefCell::default(),

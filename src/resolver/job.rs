@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::cache::store::Kept;
 use crate::cache::{Entry, Key};
 use crate::server::client::Client;
 
@@ -21,6 +22,8 @@ pub enum Job {
 pub struct Miss {
     /// The question.
     pub key: Key,
+    /// What the store had for it when the server looked.
+    pub kept: Kept,
     /// RD: without it the question is passed on as it is, and the answer serves no one else.
     pub recursion_desired: bool,
     /// Who asks.

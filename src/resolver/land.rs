@@ -9,6 +9,7 @@ use super::flight::Flight;
 use super::reply::Reply;
 use super::zone::{Local, Tables};
 use crate::cache::entry::Origin;
+use crate::cache::store::Holds;
 use crate::cache::{Entry, Freshness, Key, Now};
 use crate::observe::{Source, ZoneId};
 use crate::server::client::Client;
@@ -39,7 +40,7 @@ impl<U: Exchange> Resolver<U> {
                         extended_error: None,
                         prefetch: zone.policy.prefetch(answer.ttl),
                     };
-                    self.context.store.insert(Entry::new(&flight.key, &answer, origin));
+                    self.keep(&flight.key, &answer, origin, flight.before);
                 }
                 self.answer_waiters(flight, &answer, None, source, now);
             }
@@ -64,6 +65,11 @@ impl<U: Exchange> Resolver<U> {
         }
     }
 
+    fn keep(&self, key: &Key, answer: &Answer, origin: Origin, before: Holds) {
+        self.context.store.replace(key, answer, origin, before);
+        self.landed_at.borrow_mut().note(key.hash(), (self.context.clock)());
+    }
+
     /// Remembers a failure (RFC 9520 §3.2): its next occurrence is answered from memory.
     fn remember(&self, flight: &Flight<U>, failed: &Failed, now: Now) {
         let Some(settings) = flight.zone.policy.failure else { return };
@@ -86,7 +92,7 @@ impl<U: Exchange> Resolver<U> {
             extended_error: Some(ede::CACHED_ERROR),
             ..Origin::default()
         };
-        self.context.store.insert(Entry::new(&flight.key, &answer, origin));
+        self.keep(&flight.key, &answer, origin, flight.before);
         self.context.counters.failures_cached.inc();
     }
 
@@ -102,7 +108,7 @@ impl<U: Exchange> Resolver<U> {
         if keep {
             let zone = zone.as_ref().map_or(ZoneId::OTHER, |zone| zone.id).index() as u16;
             let origin = Origin { stored: now, zone, ..Origin::default() };
-            self.context.store.insert(Entry::new(key, &answer, origin));
+            self.keep(key, &answer, origin, self.context.store.kept(key).holds());
         }
         answer
     }

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use super::client::{Client, Way};
 use crate::cache::key::{Question, Seed};
 use crate::cache::near::{Found, SlotId};
+use crate::cache::store::Kept;
 use crate::cache::{Entry, Freshness, Key, Near, Now, Store};
 use crate::observe::query_log;
 use crate::observe::{DropReason, Kind, Outcome, Proto, QueryLogger, ShedReason, Source, Tally, ZoneId};
@@ -312,25 +313,24 @@ impl HitPath {
         listener: &Arc<UdpListener>,
     ) -> Plan {
         let key = &Key::of(&Query::again(datagram.bytes, facts), self.seed);
-        let kept = due.map(|slot| self.near.take_hits(slot));
-        let entry = match (self.store.fresh(key, self.now), &kept) {
-            (Some(entry), Some((old, hits))) => {
-                entry.add_hits(if Arc::ptr_eq(&entry, old) { *hits } else { 1 });
-                Some(entry)
+        let last = due.map(|slot| self.near.take_hits(slot));
+        let entry = match (self.store.find(key, self.now), last) {
+            (Ok(entry), Some((old, hits))) => {
+                entry.add_hits(if Arc::ptr_eq(&entry, &old) { hits } else { 1 });
+                entry
             }
-            (Some(entry), None) => {
+            (Ok(entry), None) => {
                 entry.add_hits(1);
-                Some(entry)
+                entry
             }
-            // Evicted for want of room, but good: it was asked a second ago.
-            (None, Some((old, _))) if old.freshness(self.now) == Freshness::Fresh => Some(Arc::clone(old)),
-            (None, _) => None,
-        };
-        let Some(entry) = entry else {
-            if let Some(slot) = due {
-                self.near.drop_slot(slot);
+            // Evicted for want of room, but good: it was asked a minute ago.
+            (Err(_), Some((old, _))) if old.freshness(self.now) == Freshness::Fresh => old,
+            (Err(kept), _) => {
+                if let Some(slot) = due {
+                    self.near.drop_slot(slot);
+                }
+                return self.miss(&mut datagram, facts, key, kept, listener);
             }
-            return self.miss(&mut datagram, facts, key, listener);
         };
         if entry.wants_prefetch(self.now) && self.jobs.try_send(Job::Prefetch(Arc::clone(&entry))).is_err() {
             entry.release_prefetch();
@@ -372,6 +372,7 @@ impl HitPath {
         datagram: &mut Datagram<'_>,
         facts: Facts,
         key: &Key,
+        kept: Kept,
         listener: &Arc<UdpListener>,
     ) -> Plan {
         let peer = datagram.peer();
@@ -385,7 +386,7 @@ impl HitPath {
         let query = Query::again(datagram.bytes, facts);
         let way = Way::Udp(Arc::clone(listener));
         let client = Client::new(&query, self.transport, peer, self.now, way);
-        let miss = Miss { key: key.clone(), recursion_desired: query.recursion_desired(), client };
+        let miss = Miss { key: key.clone(), kept, recursion_desired: query.recursion_desired(), client };
         if self.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
             return Plan::Nothing;
         }

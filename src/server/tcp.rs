@@ -399,7 +399,8 @@ impl Connection {
         let now = clock::now();
         let key = Key::of(&query, self.seed);
         let transport = Transport::Tcp { idle_timeout: self.told_idle_timeout() };
-        if let Some(entry) = self.shared.store.fresh(&key, now) {
+        let found = self.shared.store.find(&key, now);
+        if let Ok(entry) = &found {
             entry.add_hits(1);
             if entry.wants_prefetch(now) && self.shared.jobs.try_send(Job::Prefetch(entry.clone())).is_err() {
                 entry.release_prefetch();
@@ -443,7 +444,12 @@ impl Connection {
             listener: self.tally.server().address,
         };
         let client = Client::new(&query, transport, self.peer, now, Way::Tcp(way));
-        let miss = Miss { key, recursion_desired: query.recursion_desired(), client };
+        let miss = Miss {
+            key,
+            kept: found.err().unwrap_or_default(),
+            recursion_desired: query.recursion_desired(),
+            client,
+        };
         if self.shared.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
             self.in_flight += 1;
         } else {

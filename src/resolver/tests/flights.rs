@@ -148,7 +148,7 @@ fn a_popular_answer_is_refreshed_with_nobody_waiting() {
         world.ask(NAME, RecordType::A).await;
         pass(28 * SECOND).await;
         let key = key_of(NAME);
-        let entry = world.store.fresh(&key, now()).unwrap();
+        let entry = world.store.find(&key, now()).unwrap();
         assert!(entry.claim_prefetch());
         world.jobs.try_send(Job::Prefetch(entry)).unwrap();
         pass(5 * SECOND).await;
@@ -163,7 +163,7 @@ fn a_prefetch_that_fails_may_be_tried_again_and_is_no_remembered_failure() {
     run(async {
         let world = World::new(FORWARD, address(30));
         world.ask(NAME, RecordType::A).await;
-        let entry = world.store.fresh(&key_of(NAME), now()).unwrap();
+        let entry = world.store.find(&key_of(NAME), now()).unwrap();
         assert!(entry.claim_prefetch());
         world.says(rcode(ResponseCode::ServFail));
         world.jobs.try_send(Job::Prefetch(entry.clone())).unwrap();

@@ -193,7 +193,8 @@ impl World {
             now(),
             Way::Tcp(TcpWay { replies: writer, kept: Kept::default(), listener: peer }),
         );
-        let miss = Miss { key, recursion_desired: query.recursion_desired(), client };
+        let kept = self.store.kept(&key);
+        let miss = Miss { key, kept, recursion_desired: query.recursion_desired(), client };
         self.jobs.try_send(Job::Miss(Box::new(miss))).unwrap();
         replies
     }
