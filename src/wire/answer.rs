@@ -3,14 +3,16 @@
 //! An answer's *body* is everything behind the question. The question has the same length whatever its letter case, so
 //! compression pointers in the body hold for every client, and each client gets its own question back untouched.
 
+mod encode;
+
 use std::collections::HashMap;
 
 use hickory_proto::op::{Message, MessageType, OpCode};
-use hickory_proto::rr::{Name, RData, Record, RecordData as _, RecordType};
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+use hickory_proto::rr::{RData, Record, RecordType};
 
+use self::encode::Body;
 use super::name::skip_name;
-use super::{HEADER_LEN, MAX_MESSAGE, rcode, read_u16, rtype};
+use super::{rcode, read_u16, rtype};
 
 /// An answer to one question, ready to be cached or sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +79,7 @@ pub enum AnswerError {
 impl Answer {
     /// Makes an answer from a reply whose id and question have been matched with the query's.
     ///
-    /// Time and memory are linear in the reply's size, which the caller bounds by [`MAX_MESSAGE`].
+    /// Time and memory are linear in the reply's size, which the caller bounds by [`super::MAX_MESSAGE`].
     pub fn from_reply(reply: &[u8]) -> Result<Self, AnswerError> {
         Self::from_message(Message::from_vec(reply)?)
     }
@@ -106,8 +108,7 @@ impl Answer {
         let lifetime = lifetime(&mut message, kind);
         // An answer scoped to a client subnet, which nobody asked for, is not for everyone (RFC 7871 §7.3.1).
         let ttl = if is_scoped(&message) { 0 } else { lifetime };
-        let (body, counts) = encode_body(&message)?;
-        let ttl_at = ttl_offsets(&body, counts);
+        let Body { bytes: body, counts, ttl_at } = encode::body(&message)?;
         Ok(Self { kind, rcode, authentic_data: message.metadata.authentic_data, counts, body, ttl_at, ttl })
     }
 
@@ -227,60 +228,4 @@ fn lifetime(message: &mut Message, kind: Kind) -> u32 {
         }
         Kind::Failure => 0,
     }
-}
-
-fn encode_body(message: &Message) -> Result<(Vec<u8>, [u16; 3]), AnswerError> {
-    let mut bytes = Vec::with_capacity(512);
-    let mut encoder = BinEncoder::new(&mut bytes);
-    encoder.set_max_size(u16::MAX);
-    // A header's worth of bytes, so that offsets are those of the whole message.
-    encoder.emit_vec(&[0; HEADER_LEN])?;
-    message.queries[0].emit(&mut encoder)?;
-    let question_end = encoder.len();
-    let sections = [&message.answers, &message.authorities, &message.additionals];
-    let mut owner = (message.queries[0].name(), HEADER_LEN as u16);
-    for record in sections.into_iter().flatten() {
-        emit_record(record, &mut owner, &mut encoder)?;
-    }
-    debug_assert!(bytes.len() <= MAX_MESSAGE);
-    bytes.drain(..question_end);
-    Ok((bytes, sections.map(|records| records.len() as u16)))
-}
-
-/// Encodes a record; where its owner is that of the record before it, or of the question, as a pointer.
-///
-/// hickory-proto compresses no more than 120 names of a message. Of the thousands of records that a large service has, each
-/// would have its whole name, and an answer that came in one message would not fit into one.
-fn emit_record<'a>(
-    record: &'a Record,
-    last_owner: &mut (&'a Name, u16),
-    encoder: &mut BinEncoder<'_>,
-) -> Result<(), AnswerError> {
-    /// The two bits that make a pointer (RFC 1035 §4.1.4); as an offset: out of reach.
-    const POINTER: u16 = 0xc000;
-    // The root is shorter than a pointer.
-    if record.name == *last_owner.0 && last_owner.1 < POINTER && !record.name.is_root() {
-        encoder.emit_u16(POINTER | last_owner.1)?;
-    } else {
-        let start = encoder.len();
-        record.name.emit(encoder)?;
-        let at = match encoder.slice_of(start, encoder.len()) {
-            // Where a whole name became a pointer, the next one points where it does.
-            &[p0, p1] if p0 >= 0xc0 => u16::from_be_bytes([p0, p1]) & !POINTER,
-            // A pointer reaches below 0x4000.
-            _ if start < 0x4000 => start as u16,
-            _ => POINTER,
-        };
-        *last_owner = (&record.name, at);
-    }
-    record.record_type().emit(encoder)?;
-    record.dns_class.emit(encoder)?;
-    encoder.emit_u32(record.ttl)?;
-    let length = encoder.place::<u16>()?;
-    if !record.data.is_update() {
-        record.data.emit(encoder)?;
-    }
-    let rdata_len = encoder.len_since_place(&length);
-    length.replace(encoder, rdata_len as u16)?;
-    Ok(())
 }
