@@ -263,7 +263,7 @@ fn upstream_reply(question: &Question) -> Vec<u8> {
     reply.extend_from_slice(&[0, u8::from(negative), 0, 0]);
     push_question(&mut reply, question);
     for number in 0..question.answers {
-        push_record(&mut reply, question.qtype.code(), &rdata(question.qtype, number));
+        push_record(&mut reply, OWNER, question.qtype.code(), &rdata(question.qtype, number));
     }
     if negative {
         let mut soa = Vec::new();
@@ -272,7 +272,9 @@ fn upstream_reply(question: &Question) -> Vec<u8> {
         for number in [1_u32, 7_200, 1_800, 86_400, 3_600] {
             soa.extend_from_slice(&number.to_be_bytes());
         }
-        push_record(&mut reply, SOA, &soa);
+        // The zone is the last two labels of the name.
+        let zone = question.name.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot as u16 + 1);
+        push_record(&mut reply, OWNER + zone, SOA, &soa);
     }
     reply
 }
@@ -289,9 +291,9 @@ fn rdata(qtype: Qtype, number: u16) -> Vec<u8> {
     data
 }
 
-/// A record of the question's own name, with an hour to live.
-fn push_record(message: &mut Vec<u8>, rtype: u16, rdata: &[u8]) {
-    message.extend_from_slice(&[0xc0, 12]);
+/// A record with an hour to live, whose owner stands at `owner` in the message.
+fn push_record(message: &mut Vec<u8>, owner: u16, rtype: u16, rdata: &[u8]) {
+    message.extend_from_slice(&(0xc000 | owner).to_be_bytes());
     message.extend_from_slice(&rtype.to_be_bytes());
     message.extend_from_slice(&[0, 1, 0, 0, 0x0e, 0x10]);
     message.extend_from_slice(&(rdata.len() as u16).to_be_bytes());
@@ -325,5 +327,7 @@ fn add(sum: (u64, u64), next: (u64, u64)) -> (u64, u64) {
 const QUESTIONS: usize = 64 * BATCH;
 const HIT_ROUNDS: usize = 16;
 const DUE_ROUNDS: usize = 4;
+/// Where a question's name stands: the owner of what it asks for.
+const OWNER: u16 = 12;
 /// RFC 1035 section 3.2.2.
 const SOA: u16 = 6;
