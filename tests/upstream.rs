@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::Name;
-use nodens::config::{Forward, HumanDuration, Transport};
+use nodens::config::{Forward, HumanDuration, Policy, Transport};
 use nodens::upstream::{ExchangeError, Query};
 use support::exchange::{bench, first_address, parsed, query, run, spec};
 use support::upstream::{Behaviour, LIE, Order, Upstream};
@@ -149,6 +149,32 @@ fn truncated_goes_to_tcp_with_auto_and_is_passed_on_with_udp() {
         let udp = bench(&spec(Transport::Udp), &[&upstream]);
         assert!(udp.ask("tc.example").await.expect("a reply").truncated);
         assert_eq!((upstream.udp_queries(), upstream.tcp_queries()), (2, 1));
+    });
+}
+
+#[test]
+fn truncated_over_tcp_too_fails_at_once_and_is_asked_elsewhere() {
+    let (cuts, whole) = (Upstream::start(Order::Serial), Upstream::start(Order::Serial));
+    cuts.on("tc.example", Behaviour::AlwaysTruncated);
+    for transport in [Transport::Tcp, Transport::Auto] {
+        run(async {
+            let spec = Forward { policy: Policy::Sequential, ..spec(transport) };
+            let one = bench(&spec, &[&cuts]);
+            let start = Instant::now();
+            let result = one.ask("tc.example").await;
+            assert!(matches!(result, Err(ExchangeError::Truncated { .. })), "{result:?}");
+            let two = bench(&spec, &[&cuts, &whole]);
+            two.right("tc.example").await;
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            assert_eq!(one.count("nodens_upstream_failures_total", &["truncated"]), 1);
+            one.right("n.example").await;
+        });
+    }
+    // Even an upstream that answers nothing else is there.
+    cuts.otherwise(Behaviour::AlwaysTruncated);
+    run(async {
+        let bench = bench(&spec(Transport::Tcp), &[&cuts]);
+        assert!(bench.group.probe().await && !bench.group.is_down());
     });
 }
 

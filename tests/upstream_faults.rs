@@ -103,9 +103,34 @@ fn hedges_stay_in_their_budget_when_the_upstream_is_merely_slow() {
         load(&bench, 2_000, Duration::from_millis(1), |n| format!("n{n}.example"), |_| true).await;
         let asked = upstream.tcp_queries();
         eprintln!("{asked} queries for 2,000 lookups");
-        // 5 %, the burst of 64, and 4 a second.
-        assert!(asked <= 2_000 + 100 + 64 + 20, "{asked}");
+        // 5 %, and the burst.
+        assert!(asked <= 2_000 + 100 + 17, "{asked}");
     });
+}
+
+#[test]
+fn a_cold_upstream_that_is_slow_is_not_asked_twice() {
+    for (transport, order) in [
+        (Transport::Tcp, Order::Concurrent),
+        (Transport::Tcp, Order::Serial),
+        (Transport::Udp, Order::Concurrent),
+    ] {
+        for lookups in [1, 4, 20] {
+            let upstream = Upstream::start(order);
+            // In order, the last of all waits longest.
+            let each = if order == Order::Serial { 900 / lookups as u64 } else { 900 };
+            upstream.otherwise(Behaviour::After(Duration::from_millis(each)));
+            run(async {
+                let bench = Rc::new(bench(&spec(transport), &[&upstream]));
+                load(&bench, lookups, Duration::ZERO, |n| format!("n{n}.example"), |_| true).await;
+                // Without the question whether it is there at all.
+                let asked = upstream.asked_in_all() - upstream.asked("");
+                eprintln!("{transport:?} {order:?}: {asked} queries for {lookups} lookups");
+                // One for the first, a quarter each, and 5 %.
+                assert!(asked <= lookups + 1 + lookups * 30 / 100, "{transport:?} {order:?} {lookups}: {asked}");
+            });
+        }
+    }
 }
 
 #[test]

@@ -193,8 +193,6 @@ impl Connection {
         let completed = message::complete_bare_error(reply, flight.message.question());
         let reply = completed.as_deref().unwrap_or(reply);
         let header = match message::check(reply, flight.message.question(), false) {
-            // A TC over TCP asks for what was just done.
-            Ok(header) if header.truncated => return metrics.ignored_malformed.inc(),
             Ok(header) => header,
             Err(Mismatch::Malformed) => return metrics.ignored_malformed.inc(),
             Err(_) => return metrics.ignored_question.inc(),
@@ -209,6 +207,10 @@ impl Connection {
         endpoint.answered(now, sent);
         if flight.is_done() {
             return metrics.ignored_late.inc();
+        }
+        if header.truncated {
+            metrics.failed_truncated.inc();
+            return flight.deliver(Event::Failed { attempt, failure: Failure::Truncated });
         }
         flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header });
     }
