@@ -107,7 +107,9 @@ pub enum ExchangeError {
     #[error("all upstreams of the zone are down")]
     Down,
     /// Whoever was asked over TCP said TC, which asks for what was just done (RFC 7766 §5): there is no whole answer.
-    #[error("{endpoint} truncates its reply over TCP: the answer is too large for a message, or the server at fault")]
+    #[error(
+        "{endpoint} truncates its reply over TCP: the answer is too large for a message, or the server at fault"
+    )]
     Truncated {
         /// Whom.
         endpoint: Arc<str>,

@@ -127,7 +127,10 @@ fn a_cold_upstream_that_is_slow_is_not_asked_twice() {
                 let asked = upstream.asked_in_all() - upstream.asked("");
                 eprintln!("{transport:?} {order:?}: {asked} queries for {lookups} lookups");
                 // One for the first, a quarter each, and 5 %.
-                assert!(asked <= lookups + 1 + lookups * 30 / 100, "{transport:?} {order:?} {lookups}: {asked}");
+                assert!(
+                    asked <= lookups + 1 + lookups * 30 / 100,
+                    "{transport:?} {order:?} {lookups}: {asked}"
+                );
             });
         }
     }

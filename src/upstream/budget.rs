@@ -38,7 +38,7 @@ impl HedgeBudget {
         let early = self.early.min(EARLY_SHARE);
         self.early -= early;
         self.tokens = (self.tokens + self.share + early).min(BURST);
-        self.head_credit = (self.head_credit + (self.share + early) / 2.0).min(HEAD_CREDIT);
+        self.head_credit = (self.head_credit + HEAD_PART * (self.share + early)).min(HEAD_CREDIT);
     }
 
     /// Takes a token, if there is one for this need.
@@ -66,6 +66,8 @@ const FIRST: f64 = 1.0;
 const EARLY: f64 = 16.0;
 /// The part of them that one query earns.
 const EARLY_SHARE: f64 = 0.25;
+/// What heads get of all that is earned, where they never win.
+const HEAD_PART: f64 = 0.5;
 /// Hedges of heads that may lose in a row.
 const HEAD_CREDIT: f64 = 8.0;
 /// A win pays for itself and two that lose: of two endpoints behind a service IP one may be gone.

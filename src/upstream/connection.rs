@@ -228,7 +228,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(endpoint: Rc<Endpoint>, connection: Rc<Connection>, stream: TcpStream) -> Self {
-        let timer = Box::pin(tokio::time::sleep(TICK));
+        let timer = Box::pin(tokio::time::sleep_until(connection.expires.min(Instant::now() + TICK)));
         Self { endpoint, connection, stream, partial: Vec::new(), timer }
     }
 
@@ -273,7 +273,10 @@ impl Driver {
             if let Some(reason) = self.look_after(now) {
                 return Poll::Ready(reason);
             }
-            self.timer.as_mut().reset(now + TICK);
+            // Its age ends when it does: load spreads over a new endpoint within `max_age`.
+            let expires = self.connection.expires;
+            let next = now + TICK;
+            self.timer.as_mut().reset(if now < expires { next.min(expires) } else { next });
         }
         Poll::Pending
     }

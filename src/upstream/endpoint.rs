@@ -130,7 +130,7 @@ impl Endpoint {
 
     /// How long a datagram may go unanswered before it is sent again whatever the hedge budget says; doubles.
     pub(super) fn retransmit_delay(&self) -> Duration {
-        self.rtt.borrow().retransmit_delay()
+        self.rtt.borrow().retransmit_delay().min(self.settings.timeout / 4)
     }
 
     /// The age of its oldest query from which on a connection is passed over.

@@ -79,7 +79,7 @@ const HEDGE_FLOOR: Duration = Duration::from_millis(25);
 const HEDGE_CAP: Duration = Duration::from_millis(400);
 /// RFC 6298 §2.1 and §2.4 want a second, before the first sample and at least.
 const RETRANSMIT_FLOOR: Duration = Duration::from_secs(1);
-/// Twice within the default time of a lookup.
+/// Leaves room for two more within the default time of a lookup.
 const RETRANSMIT_CAP: Duration = Duration::from_millis(1_500);
 /// Before the first sample.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(100);

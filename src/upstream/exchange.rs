@@ -183,9 +183,7 @@ impl<'a> Exchange<'a> {
             // It would say the same again.
             return match self.untried(now) {
                 Some(other) => self.turn_to(&other, now),
-                None => {
-                    Some(self.give_up(ExchangeError::Truncated { endpoint: endpoint.label.clone() }))
-                }
+                None => Some(self.give_up(ExchangeError::Truncated { endpoint: endpoint.label.clone() })),
             };
         }
         if self.group.is_down() {
