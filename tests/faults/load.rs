@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::WILDCARD;
 use super::actor::Actor;
 use crate::support::client::{A, Query};
+use crate::support::heartbeat::Heartbeat;
 use crate::support::netns::Netns;
 use crate::support::upstream::address_of;
 
@@ -57,7 +58,7 @@ pub(crate) struct Lookup {
     pub(crate) number: usize,
     /// When it was asked, from the load's start.
     pub(crate) asked: Duration,
-    /// How long it took.
+    /// How long it took, without the time in which the machine stood still.
     pub(crate) took: Duration,
     /// What became of it.
     pub(crate) outcome: Outcome,
@@ -129,7 +130,18 @@ pub(crate) struct Flooded {
 /// Runs a load and describes each lookup.
 pub(super) fn run(plan: &Plan, ready: impl FnOnce()) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let rows = tokio::task::LocalSet::new().block_on(&runtime, ask_all(plan, ready));
+    let heartbeat = Heartbeat::start();
+    let (start, mut rows) = tokio::task::LocalSet::new().block_on(&runtime, ask_all(plan, ready));
+    let stalls = heartbeat.stop();
+    for (asked, took, outcome) in &mut rows {
+        if *outcome != Outcome::Lost {
+            let asked = start + Duration::from_micros(*asked);
+            *took = stalls.running(asked, Duration::from_micros(*took)).as_micros() as u64;
+        }
+    }
+    if !stalls.total().is_zero() {
+        eprintln!("the machine stood still for {:.0?} beside the load", stalls.total());
+    }
     serde_json::to_string(&rows).expect("plain data")
 }
 
@@ -141,7 +153,7 @@ struct Client {
 
 type Rows = Rc<RefCell<Vec<(u64, u64, Outcome)>>>;
 
-async fn ask_all(plan: &Plan, ready: impl FnOnce()) -> Vec<(u64, u64, Outcome)> {
+async fn ask_all(plan: &Plan, ready: impl FnOnce()) -> (Instant, Vec<(u64, u64, Outcome)>) {
     let patience = plan.patience.as_micros() as u64;
     let rows: Rows = Rc::new(RefCell::new(vec![(0, patience, Outcome::Lost); plan.lookups]));
     let plan = Rc::new(plan.clone());
@@ -178,7 +190,7 @@ async fn ask_all(plan: &Plan, ready: impl FnOnce()) -> Vec<(u64, u64, Outcome)> 
     {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    rows.take()
+    (start, rows.take())
 }
 
 async fn receive(client: Rc<Client>, rows: Rows, plan: Rc<Plan>) {
