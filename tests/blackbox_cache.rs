@@ -32,12 +32,6 @@ fn before(upstream: &Responder, yaml: &str) -> Nodens {
     Nodens::start(&format!("listen: {{workers: 1}}\n{}{yaml}", zone_dot(upstream.address(), "tcp")))
 }
 
-/// The same, where a slow upstream is not asked a second time on another connection.
-fn without_hedges(upstream: &Responder, yaml: &str) -> Nodens {
-    let to = upstream.address();
-    Nodens::start(&format!("zones: [{{name: '.', forward: {{to: ['{to}'], hedge: 0%}}}}]\n{yaml}"))
-}
-
 fn query(name: &str) -> Query {
     Query::new(name, A)
 }
@@ -662,7 +656,7 @@ fn rfc5452_a_thousand_clients_of_one_cold_name_are_one_query_upstream() {
         thread::sleep(Duration::from_millis(300));
         Some(answers(&asked.query, [a(&asked.name, 60, ADDRESS)]))
     });
-    let nodens = without_hedges(&upstream, "limits: {client_share: 100%}\n");
+    let nodens = before(&upstream, "limits: {client_share: 100%}\n");
     let sockets: Vec<_> = (0..1000).map(|_| Udp::connect(nodens.address())).collect();
     let queries: Vec<_> = (0..sockets.len())
         .map(|number| query(if number % 2 == 0 { "cold.example" } else { "COLD.example" }))
@@ -685,7 +679,7 @@ fn clients_with_and_without_do_do_not_share_a_query() {
         let dnssec_ok = asked.query.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
         Some(answers(&asked.query, [a(&asked.name, 60, [192, 0, 2, u8::from(dnssec_ok)])]))
     });
-    let nodens = without_hedges(&upstream, "");
+    let nodens = before(&upstream, "");
     let sockets: Vec<_> = (0..20).map(|_| Udp::connect(nodens.address())).collect();
     for (number, socket) in sockets.iter().enumerate() {
         let query = query("two.example");

@@ -2,6 +2,7 @@
 
 mod support {
     pub(crate) mod exchange;
+    pub(crate) mod heartbeat;
     pub(crate) mod upstream;
 }
 
@@ -10,13 +11,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
-use nodens::config::{Forward, Fraction, HumanDuration, Policy, Transport};
+use nodens::config::{Forward, HumanDuration, Policy, Transport};
 use nodens::upstream::ExchangeError;
-use support::exchange::{Bench, bench, bench_at, first_address, parsed, run, spec, until};
+use support::exchange::{Bench, bench, bench_at, first_address, parsed, run, spec, until, without_hedges};
+use support::heartbeat::Heartbeat;
 use support::upstream::{Behaviour, Order, Upstream, address_of};
 
 /// Asks `count` names of `name(i)`, one every `every`, each in a task of its own; gives the durations of those that
-/// `measured` chooses, sorted.
+/// `measured` chooses, sorted, without the time in which the machine stood still.
 async fn load(
     bench: &Rc<Bench>,
     count: usize,
@@ -24,6 +26,7 @@ async fn load(
     name: impl Fn(usize) -> String,
     measured: impl Fn(usize) -> bool,
 ) -> Vec<Duration> {
+    let heartbeat = Heartbeat::start();
     let start = tokio::time::Instant::now();
     let mut tasks = Vec::new();
     for number in 0..count {
@@ -32,16 +35,19 @@ async fn load(
         tasks.push(tokio::task::spawn_local(async move {
             let start = Instant::now();
             bench.right(&name).await;
-            start.elapsed()
+            (start, start.elapsed())
         }));
     }
-    let mut durations = Vec::new();
+    let mut lookups = Vec::new();
     for (number, task) in tasks.into_iter().enumerate() {
-        let duration = task.await.expect("answered");
+        let lookup = task.await.expect("answered");
         if measured(number) {
-            durations.push(duration);
+            lookups.push(lookup);
         }
     }
+    let stalls = heartbeat.stop();
+    let mut durations: Vec<_> =
+        lookups.into_iter().map(|(start, took)| stalls.running(start, took)).collect();
     durations.sort_unstable();
     durations
 }
@@ -158,7 +164,8 @@ fn a_silent_upstream_is_down_soon_asked_rarely_and_back_at_once() {
             assert!(bench.group.is_down());
             let start = Instant::now();
             assert_eq!(bench.ask("down.example").await, Err(ExchangeError::Down));
-            assert!(start.elapsed() < Duration::from_millis(20));
+            // Before any attempt could have been given up.
+            assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
 
             let (before, start) = (upstream.asked(""), Instant::now());
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -249,12 +256,13 @@ fn servfail_from_one_is_asked_of_another_and_passed_on_from_the_last() {
 fn addresses_that_stay_keep_their_connections() {
     let (first, second) = (Upstream::start(Order::Serial), Upstream::start(Order::Serial));
     run(async {
-        let spec = Forward { policy: Policy::Sequential, ..spec(Transport::Tcp) };
+        let spec = Forward { policy: Policy::Sequential, ..without_hedges(Transport::Tcp) };
         let bench = bench(&spec, &[&first]);
         bench.right("a.example").await;
         bench.group.set_addresses(vec![first.address(), second.address()]);
         bench.right("b.example").await;
-        assert_eq!((first.accepted(), second.accepted()), (1, 0));
+        assert_eq!(second.accepted(), 0);
+        assert_eq!(bench.count("nodens_upstream_retirements_total", &[]), 0);
         first.on("slow.example", Behaviour::Silent);
         let slow = bench.right("slow.example");
         let change = async {
@@ -276,9 +284,8 @@ fn a_full_endpoint_sheds() {
     run(async {
         let spec = Forward {
             max_in_flight: 10,
-            hedge: Fraction(0.0),
             timeout: HumanDuration::from_millis(300),
-            ..spec(Transport::Tcp)
+            ..without_hedges(Transport::Tcp)
         };
         let bench = Rc::new(bench(&spec, &[&upstream]));
         let tasks: Vec<_> = (0..15)
