@@ -426,8 +426,8 @@ const LAST_ANSWERS: Duration = Duration::from_millis(250);
 /// Connections at the worst in scenario 9: two zones, `max_connections`, and eight times as many for slow names.
 const CONNECTIONS: u64 = 2 * 16 * 8;
 
-/// What resident memory may move by without a leak: 200 bytes a lookup would be twice as much.
-const ROUNDING: u64 = 1 << 20;
+/// What resident memory may move by without a leak, of which half a megabyte is usual: 200 bytes a lookup would be more.
+const ROUNDING: u64 = 3 << 19;
 
 /// When the loss of all endpoints is known.
 const KNOWN_AFTER: Duration = Duration::from_millis(2_500);
