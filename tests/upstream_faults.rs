@@ -18,7 +18,7 @@ use support::heartbeat::Heartbeat;
 use support::upstream::{Behaviour, Order, Upstream, address_of};
 
 /// Asks `count` names of `name(i)`, one every `every`, each in a task of its own; gives the durations of those that
-/// `measured` chooses, sorted, without the time in which the machine stood still.
+/// `measured` chooses, sorted, without those that a stall of the machine itself disturbed.
 async fn load(
     bench: &Rc<Bench>,
     count: usize,
@@ -46,14 +46,18 @@ async fn load(
         }
     }
     let stalls = heartbeat.stop();
-    let mut durations: Vec<_> =
-        lookups.into_iter().map(|(start, took)| stalls.running(start, took)).collect();
+    let mut durations: Vec<_> = lookups
+        .into_iter()
+        .filter(|&(start, took)| !stalls.disturbed(start, took))
+        .map(|(_, took)| took)
+        .collect();
     durations.sort_unstable();
     durations
 }
 
 fn quantile(sorted: &[Duration], share: f64) -> Duration {
-    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+    let index = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn actor() {
 }
 
 struct Lookup {
-    /// Without the time in which the machine stood still.
+    /// Zero where the machine itself stood still.
     took: Duration,
     answered: bool,
 }
@@ -78,11 +78,12 @@ fn load(seconds: u32) -> Vec<Lookup> {
             lookups.push(task.await.expect("no panic"));
         }
         let stalls = heartbeat.stop();
-        let running = |(asked, Lookup { took, answered })| {
-            let took = if answered { stalls.running(asked, took) } else { took };
-            Lookup { took, answered }
+        // What the machine itself has held up says nothing; that it was answered does.
+        let timed = |(asked, Lookup { took, answered })| {
+            let disturbed = answered && stalls.disturbed(asked, took);
+            Lookup { took: if disturbed { Duration::ZERO } else { took }, answered }
         };
-        lookups.into_iter().map(running).collect()
+        lookups.into_iter().map(timed).collect()
     })
 }
 

@@ -66,11 +66,12 @@ impl Stalls {
         self.0.iter().map(|(from, to)| to.duration_since(*from)).sum()
     }
 
-    /// What of the time from `from` on, `took` long, the machine was running.
-    pub fn running(&self, from: Instant, took: Duration) -> Duration {
-        let end = from + took;
-        let stood = |&(stall, until): &Stall| until.min(end).saturating_duration_since(stall.max(from));
-        took.saturating_sub(self.0.iter().map(stood).sum())
+    /// Whether a stall that makes hedges lies in this time or shortly before it: what it has set off (hedges, dials,
+    /// connections held for dead) takes its time too.
+    pub fn disturbed(&self, from: Instant, took: Duration) -> bool {
+        let (begin, end) = (from.checked_sub(AFTERMATH).unwrap_or(from), from + took);
+        let mut felt = self.0.iter().filter(|(stall, until)| until.duration_since(*stall) >= FELT);
+        felt.any(|&(stall, until)| stall < end && until > begin)
     }
 }
 
@@ -88,5 +89,9 @@ fn beat(stop: &AtomicBool) -> Vec<Stall> {
 }
 
 const BEAT: Duration = Duration::from_millis(5);
+/// Before the shortest hedge a stall sets nothing off.
+const FELT: Duration = Duration::from_millis(25);
+/// Within a second all is to be normal after a fault, and so after a stall.
+const AFTERMATH: Duration = Duration::from_secs(1);
 /// What a sleep is late on a machine that is merely busy.
 const TOLERANCE: Duration = Duration::from_millis(10);
