@@ -66,12 +66,14 @@ impl Stalls {
         self.0.iter().map(|(from, to)| to.duration_since(*from)).sum()
     }
 
-    /// Whether a stall that makes hedges lies in this time or shortly before it: what it has set off (hedges, dials,
-    /// connections held for dead) takes its time too.
+    /// Whether a stall that makes hedges explains why a lookup took so long: it lies in this time or shortly before it, since
+    /// what it has set off (hedges, dials, connections held for dead) takes its time too, but no more than a second.
     pub fn disturbed(&self, from: Instant, took: Duration) -> bool {
         let (begin, end) = (from.checked_sub(AFTERMATH).unwrap_or(from), from + took);
         let mut felt = self.0.iter().filter(|(stall, until)| until.duration_since(*stall) >= FELT);
+        let stood = |&(stall, until): &Stall| until.min(end).saturating_duration_since(stall.max(from));
         felt.any(|&(stall, until)| stall < end && until > begin)
+            && took <= AFTERMATH + self.0.iter().map(stood).sum::<Duration>()
     }
 }
 
