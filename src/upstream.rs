@@ -106,6 +106,14 @@ pub enum ExchangeError {
     /// Every endpoint is known to be down. Told at once; probes go on beside.
     #[error("all upstreams of the zone are down")]
     Down,
+    /// Whoever was asked over TCP said TC, which asks for what was just done (RFC 7766 §5): there is no whole answer.
+    #[error(
+        "{endpoint} truncates its reply over TCP: the answer is too large for a message, or the server at fault"
+    )]
+    Truncated {
+        /// Whom.
+        endpoint: Arc<str>,
+    },
     /// The endpoint has `forward.max_in_flight` unanswered queries.
     #[error("{endpoint} has forward.max_in_flight unanswered queries already")]
     Overloaded {

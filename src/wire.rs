@@ -6,6 +6,7 @@
 //! | RFC | what of it stands here |
 //! |---|---|
 //! | 1035, 9619 | header, question, QDCOUNT, names ([`query`], [`name`]) |
+//! | 1794 | addresses in another order for each client ([`rotation`]) |
 //! | 2181 §5.2, §8 | RRset TTLs equalised, top bit means 0 ([`answer`]) |
 //! | 2308 | NXDOMAIN, NODATA and their TTL ([`answer`]) |
 //! | 4343 | names compared without case ([`name`]) |
@@ -17,6 +18,7 @@ pub mod answer;
 pub mod name;
 pub mod query;
 pub mod reply;
+pub mod rotation;
 
 /// Length of a DNS header, in bytes (RFC 1035 §4.1.1).
 pub const HEADER_LEN: usize = 12;

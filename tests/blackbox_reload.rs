@@ -155,7 +155,7 @@ fn a_warm_entry_that_is_still_valid_survives_and_one_of_a_changed_zone_does_not(
     let first = hash(&nodens);
     // Only below moved.example is another upstream asked from now on.
     map.swap(&format!(
-        "zones: [{{name: '.', forward: {{to: ['{}'], transport: tcp}}}}, {{name: moved.example, forward: {{to: ['{}']}}}}]\n",
+        "zones: [{{name: '.', forward: {{to: ['{}'], transport: tcp, hedge: 0%}}}}, {{name: moved.example, forward: {{to: ['{}']}}}}]\n",
         one.address(),
         two.address()
     ));

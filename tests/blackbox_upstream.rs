@@ -182,6 +182,25 @@ fn rfc5452_lies_are_never_believed_and_the_right_answer_is_waited_for() {
 }
 
 #[test]
+fn rfc7766_truncated_over_tcp_too_is_servfail_with_invalid_data_at_once() {
+    let upstream = Upstream::start(Order::Concurrent);
+    upstream.on("cut.example", Behaviour::AlwaysTruncated);
+    for transport in ["tcp", "auto"] {
+        let nodens = Nodens::start(&before(&[upstream.address()], &format!("transport: {transport}")));
+        let started = Instant::now();
+        let reply = udp(nodens.address(), &query("cut.example").payload(1232));
+        assert_eq!(
+            (reply.rcode(), reply.extended_error()),
+            (ResponseCode::ServFail, Some(24)),
+            "{transport}"
+        );
+        // The time of a lookup is 4 s.
+        assert!(started.elapsed() < seconds(2), "{:?}", started.elapsed());
+        check(&udp(nodens.address(), &query("good.example")), "good.example");
+    }
+}
+
+#[test]
 fn rfc8914_a_silent_upstream_is_servfail_with_no_reachable_authority_in_the_configured_time() {
     let upstream = Upstream::start(Order::Concurrent);
     upstream.on("silent.example", Behaviour::Silent);

@@ -20,9 +20,9 @@ use super::time::Now;
 use crate::sys::prefetch;
 use crate::wire::answer::Kind;
 use crate::wire::answer::Offset;
-use crate::wire::name::{folds_to, skip_name};
+use crate::wire::name::folds_to;
 use crate::wire::reply::{OPT_LEN, Ttls, push_opt, set_ttls};
-use crate::wire::{read_u16, rtype};
+use crate::wire::rotation::Addresses;
 
 /// A worker's table.
 pub struct Near {
@@ -144,6 +144,16 @@ struct Window {
 }
 
 impl Window {
+    /// Where these stand. A body that is kept has no more records than it can count, but for one of 256.
+    fn of(addresses: Addresses) -> Option<Self> {
+        Some(Self {
+            start: u16::try_from(addresses.start).ok()?,
+            unit: u8::try_from(addresses.unit).ok()?,
+            count: u8::try_from(addresses.count).ok()?,
+            next: 0,
+        })
+    }
+
     fn len(self) -> usize {
         usize::from(self.unit) * usize::from(self.count)
     }
@@ -506,7 +516,7 @@ impl Slot {
             set_ttls(&mut block[start..], parts.ttl_at, Ttls::Aged(age));
             if rotate
                 && entry.kind() == Kind::Positive
-                && let Some(window) = rotated_rrset(parts.body, parts.counts[0])
+                && let Some(window) = Addresses::of(parts.body, parts.counts[0]).and_then(Window::of)
             {
                 self.rotate(&mut block, start, Window { next, ..window });
             }
@@ -573,35 +583,6 @@ fn name_is(name: &[u8], own: &[u8]) -> bool {
 fn tail_of(qtype: u16, qclass: u16, flags: KeyFlags) -> [u8; TAIL] {
     let ([t0, t1], [c0, c1]) = (qtype.to_ne_bytes(), qclass.to_ne_bytes());
     [t0, t1, c0, c1, flags.bits()]
-}
-
-/// The last run of addresses of one owner in the answer section, where there are at least two of them, all of one size.
-///
-/// Nothing in a message points into such records: their owner is a pointer itself or an uncompressed name, and a pointer
-/// to a name first written in one of them would make their sizes differ. So they can stand in any order.
-fn rotated_rrset(body: &[u8], answers: u16) -> Option<Window> {
-    let mut at = 0;
-    let mut window = Window::default();
-    let mut owner: &[u8] = &[];
-    let mut run_type = 0;
-    for _ in 0..answers {
-        let fixed = skip_name(body, at).ok()?;
-        let rtype = read_u16(body, fixed)?;
-        let unit = fixed + 10 + usize::from(read_u16(body, fixed + 8)?) - at;
-        let is_address = matches!(rtype, rtype::A | rtype::AAAA) && body[at] & 0xc0 == 0xc0;
-        let name = &body[at..fixed];
-        if is_address && window.count > 0 && name == owner && rtype == run_type && window.count < u8::MAX {
-            window.count += 1;
-        } else if is_address {
-            window =
-                Window { start: u16::try_from(at).ok()?, unit: u8::try_from(unit).ok()?, count: 1, next: 0 };
-            (owner, run_type) = (name, rtype);
-        } else {
-            window = Window::default();
-        }
-        at += unit;
-    }
-    (window.count >= 2).then_some(window)
 }
 
 fn tag_of(hash: u64) -> u32 {

@@ -220,7 +220,7 @@ pub struct Forward {
     pub timeout: HumanDuration,
     /// TCP connections to one upstream. Default 16.
     pub max_connections: usize,
-    /// Age at which a connection is replaced, with 10 % jitter. Default 5m.
+    /// Age by which a connection is replaced; some are up to 20 % younger. Default 5m.
     pub max_age: HumanDuration,
     /// Unanswered queries of one upstream. Default 4,096.
     pub max_in_flight: usize,

@@ -63,6 +63,7 @@ impl From<ExchangeError> for Failed {
             ExchangeError::Down | ExchangeError::NoUpstream => {
                 Self::servfail(ede::NO_REACHABLE_AUTHORITY, Memory::Brief)
             }
+            ExchangeError::Truncated { .. } => Self::servfail(ede::INVALID_DATA, Memory::Backoff),
             ExchangeError::Overloaded { .. } => Self::servfail(ede::NOT_READY, Memory::None),
         }
     }

@@ -178,6 +178,7 @@ fn spawn_tcp(
     mut draining: watch::Receiver<bool>,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     let limits = config.listen.tcp.clone();
+    let rotate = config.cache.rotate;
     let drain = config.listen.drain.0;
     let admission = Admission::new(config.limits.client_share.0, Seed::of_process().words());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -188,6 +189,7 @@ fn spawn_tcp(
             store: context.store,
             jobs: context.jobs,
             limits,
+            rotate,
             connections: Rc::clone(&connections),
             leaving,
             logger: RefCell::new(context.query_log.logger()),

@@ -31,6 +31,7 @@ use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
 use crate::wire::query::{Query, Rejection};
 use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
+use crate::wire::rotation::Addresses;
 use crate::wire::{MAX_MESSAGE, rcode};
 
 /// Queries of one connection that may wait for an answer; past it the connection is not read (RFC 7766 §6.2.1.1 leaves
@@ -57,6 +58,8 @@ pub struct Shared {
     pub jobs: Jobs,
     /// `listen.tcp`.
     pub limits: ListenTcp,
+    /// `cache.rotate`.
+    pub rotate: bool,
     /// The open connections.
     pub connections: Rc<Connections>,
     /// Turns true once, when connections are to end: the listeners are closed by then, so a client that connects again
@@ -408,8 +411,14 @@ impl Connection {
             let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
             let parts = entry.parts();
             let asked = Asked::of(&query, transport);
+            // Counted per answer, so that its clients get each order in turn.
+            let turn = (self.shared.rotate && entry.kind() == Kind::Positive)
+                .then(|| Addresses::of(parts.body, parts.counts[0]))
+                .flatten()
+                .map(|addresses| (addresses, entry.hits() as usize));
+            let ttls = Ttls::Aged(entry.age(now));
             let len = framed(out, |out| {
-                reply::push_reply(out, &asked, &parts, Ttls::Aged(entry.age(now)), entry.extended_error());
+                reply::push_turned_reply(out, &asked, &parts, ttls, entry.extended_error(), turn);
             });
             self.tally.query(zone, query.qtype(), message.len(), query.dnssec_ok());
             let outcome = Outcome::new(Source::Store, parts.rcode, entry.kind());

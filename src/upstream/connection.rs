@@ -193,8 +193,6 @@ impl Connection {
         let completed = message::complete_bare_error(reply, flight.message.question());
         let reply = completed.as_deref().unwrap_or(reply);
         let header = match message::check(reply, flight.message.question(), false) {
-            // A TC over TCP asks for what was just done.
-            Ok(header) if header.truncated => return metrics.ignored_malformed.inc(),
             Ok(header) => header,
             Err(Mismatch::Malformed) => return metrics.ignored_malformed.inc(),
             Err(_) => return metrics.ignored_question.inc(),
@@ -209,6 +207,10 @@ impl Connection {
         endpoint.answered(now, sent);
         if flight.is_done() {
             return metrics.ignored_late.inc();
+        }
+        if header.truncated {
+            metrics.failed_truncated.inc();
+            return flight.deliver(Event::Failed { attempt, failure: Failure::Truncated });
         }
         flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header });
     }
@@ -226,7 +228,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(endpoint: Rc<Endpoint>, connection: Rc<Connection>, stream: TcpStream) -> Self {
-        let timer = Box::pin(tokio::time::sleep(TICK));
+        let timer = Box::pin(tokio::time::sleep_until(connection.expires.min(Instant::now() + TICK)));
         Self { endpoint, connection, stream, partial: Vec::new(), timer }
     }
 
@@ -271,7 +273,10 @@ impl Driver {
             if let Some(reason) = self.look_after(now) {
                 return Poll::Ready(reason);
             }
-            self.timer.as_mut().reset(now + TICK);
+            // Its age ends when it does: load spreads over a new endpoint within `max_age`.
+            let expires = self.connection.expires;
+            let next = now + TICK;
+            self.timer.as_mut().reset(if now < expires { next.min(expires) } else { next });
         }
         Poll::Pending
     }

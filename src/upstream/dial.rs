@@ -26,7 +26,7 @@ async fn run(endpoint: Rc<Endpoint>) {
     match result {
         Ok(Ok(stream)) => {
             metrics.dials_ok.inc();
-            let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * rand::random::<f64>();
+            let jitter = 1.0 - AGE_JITTER * rand::random::<f64>();
             let connection = Connection::new(now, endpoint.settings.max_age.mul_f64(jitter));
             endpoint.dial_succeeded(&connection, now);
             Driver::new(endpoint, connection, stream).run().await;
@@ -82,8 +82,8 @@ async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream
 const DIALS_BESIDE: usize = 2;
 /// Dials of one endpoint under way at once.
 const DIALS_AT_ONCE: usize = 8;
-/// Share by which a connection's age is spread, so that not all are replaced at once.
-const AGE_JITTER: f64 = 0.1;
+/// Share by which a connection's age may fall short of `max_age`, so that not all are replaced at once.
+const AGE_JITTER: f64 = 0.2;
 /// Idle time before the kernel asks whether the peer is there.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);

@@ -128,6 +128,11 @@ impl Endpoint {
         self.rtt.borrow().hedge_delay()
     }
 
+    /// How long a datagram may go unanswered before it is sent again whatever the hedge budget says; doubles.
+    pub(super) fn retransmit_delay(&self) -> Duration {
+        self.rtt.borrow().retransmit_delay().min(self.settings.timeout / 4)
+    }
+
     /// The age of its oldest query from which on a connection is passed over.
     pub(super) fn blocked_after(&self) -> Duration {
         self.rtt.borrow().blocked_after()
@@ -405,7 +410,7 @@ impl Endpoint {
         let event =
             tokio::time::timeout(timeout, std::future::poll_fn(|context| flight.poll_event(context))).await;
         drop(landing);
-        matches!(event, Ok(Event::Reply { .. }))
+        matches!(event, Ok(Event::Reply { .. } | Event::Failed { failure: Failure::Truncated, .. }))
     }
 
     fn went_down(self: &Rc<Self>) {

@@ -38,6 +38,11 @@ impl RttEstimator {
         self.bounded(HEDGE_UNKNOWN, HEDGE_FLOOR, HEDGE_CAP)
     }
 
+    /// How long a datagram may go unanswered before it counts as lost (RFC 6298 §2, RFC 8085 §3.1.1).
+    pub(super) fn retransmit_delay(&self) -> Duration {
+        self.bounded(RETRANSMIT_FLOOR, RETRANSMIT_FLOOR, RETRANSMIT_CAP)
+    }
+
     /// The age of its oldest unanswered query from which on a connection is passed over.
     pub(super) fn blocked_after(&self) -> Duration {
         // Of the mean alone: each slow name would widen the variation, and with it the wait behind the next.
@@ -72,6 +77,10 @@ impl RttEstimator {
 const HEDGE_FLOOR: Duration = Duration::from_millis(25);
 /// Hedges later than this would let a client's 1 s budget pass.
 const HEDGE_CAP: Duration = Duration::from_millis(400);
+/// RFC 6298 §2.1 and §2.4 want a second, before the first sample and at least.
+const RETRANSMIT_FLOOR: Duration = Duration::from_secs(1);
+/// Leaves room for two more within the default time of a lookup.
+const RETRANSMIT_CAP: Duration = Duration::from_millis(1_500);
 /// Before the first sample.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(100);
 /// The round trips after which a connection is passed over.

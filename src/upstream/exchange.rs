@@ -179,6 +179,13 @@ impl<'a> Exchange<'a> {
             return None;
         }
         let endpoint = self.flight.attempts(|attempts| Rc::clone(&attempts[attempt].endpoint));
+        if failure == Failure::Truncated {
+            // It would say the same again.
+            return match self.untried(now) {
+                Some(other) => self.turn_to(&other, now),
+                None => Some(self.give_up(ExchangeError::Truncated { endpoint: endpoint.label.clone() })),
+            };
+        }
         if self.group.is_down() {
             return Some(self.give_up(ExchangeError::Unreachable { endpoint: endpoint.label.clone() }));
         }
@@ -196,14 +203,19 @@ impl<'a> Exchange<'a> {
                 .map(Err);
         }
         if let Some(other) = self.untried(now) {
-            self.hedge_at = Some(now + other.hedge_delay());
-            return self.attempt(&other, now, Attempt::FIRST).err().map(Err);
+            return self.turn_to(&other, now);
         }
         self.hedge_at = None;
         // Retries at once are no reason to wait longer.
         self.retry_at = Some(now + RETRY_FIRST * (1 << self.pauses.min(3)));
         self.pauses += 1;
         None
+    }
+
+    /// Asks `other`, now that nobody else is being asked.
+    fn turn_to(&mut self, other: &Rc<Endpoint>, now: Instant) -> Option<Result<Reply, ExchangeError>> {
+        self.hedge_at = Some(now + other.hedge_delay());
+        self.attempt(other, now, Attempt::FIRST).err().map(|error| self.give_up(error))
     }
 
     fn on_time(&mut self, now: Instant) -> Option<Result<Reply, ExchangeError>> {
@@ -250,13 +262,12 @@ impl<'a> Exchange<'a> {
             return;
         }
         self.doubt_connections(now);
-        // A query that was never sent may go elsewhere without asking for leave, and a lost datagram is not the
-        // upstream's load.
+        // A query that was never sent may go elsewhere without asking for leave, and a datagram may have been lost.
         let unsent = self.flight.attempts(|attempts| attempts.iter().all(|a| a.over || a.sent.is_none()));
         let lost_datagram = self.group.settings().udp
             && !self.tcp
-            && now - self.started >= UDP_RETRANSMIT * (1 << (tried - 1).min(3));
-        if !unsent && !lost_datagram && !self.group.take_hedge(need, now) {
+            && now - self.started >= endpoint.retransmit_delay() * (1 << (tried - 1).min(3));
+        if !unsent && !lost_datagram && !self.group.take_hedge(need) {
             endpoint.metrics.hedges_denied.inc();
             return;
         }
@@ -371,7 +382,5 @@ const RETRIES_AT_ONCE: u32 = 3;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// A lookup without any reply for so long makes the endpoint suspect.
 const SUSPECT_AFTER: Duration = Duration::from_millis(800);
-/// A datagram unanswered for so long is sent again whatever the hedge budget says; doubles.
-const UDP_RETRANSMIT: Duration = Duration::from_millis(400);
 /// SERVFAIL, NOTIMP and REFUSED.
 const MAY_BE_BETTER_ELSEWHERE: [u8; 3] = [2, 4, 5];

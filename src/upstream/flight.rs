@@ -89,6 +89,8 @@ pub(super) enum Failure {
     Refused,
     /// No socket could be had.
     Socket,
+    /// It was answered over TCP, with TC.
+    Truncated,
 }
 
 impl Flight {

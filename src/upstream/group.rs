@@ -45,7 +45,7 @@ impl Group {
             policy: spec.policy,
             metrics,
             endpoints: RefCell::default(),
-            budget: RefCell::new(HedgeBudget::new(spec.hedge.0, Instant::now())),
+            budget: RefCell::new(HedgeBudget::new(spec.hedge.0)),
             turn: Cell::new(0),
             scratch: Rc::new(RefCell::new(vec![0; SCRATCH].into_boxed_slice())),
         };
@@ -87,7 +87,7 @@ impl Group {
 
     /// Asks one health query; true if anyone replied, whatever the rcode.
     pub async fn probe(&self) -> bool {
-        self.ask(&Query::health()).await.is_ok()
+        matches!(self.ask(&Query::health()).await, Ok(_) | Err(ExchangeError::Truncated { .. }))
     }
 
     /// Open TCP connections of all endpoints.
@@ -139,8 +139,8 @@ impl Group {
     }
 
     /// Takes a hedge from the budget.
-    pub(super) fn take_hedge(&self, need: Need, now: Instant) -> bool {
-        self.budget.borrow_mut().take(need, now)
+    pub(super) fn take_hedge(&self, need: Need) -> bool {
+        self.budget.borrow_mut().take(need)
     }
 
     /// A hedge was worth it.

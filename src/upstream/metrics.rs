@@ -150,6 +150,7 @@ impl Metrics {
             failed_dead: one(&self.failures, "dead"),
             failed_overloaded: one(&self.failures, "overloaded"),
             failed_socket: one(&self.failures, "socket"),
+            failed_truncated: one(&self.failures, "truncated"),
             up,
             in_flight: self.in_flight.with_label_values(&[&**label]),
             connections: self.connections.with_label_values(&[&**label]),
@@ -208,6 +209,7 @@ pub(super) struct EndpointMetrics {
     pub(super) failed_dead: IntCounter,
     pub(super) failed_overloaded: IntCounter,
     pub(super) failed_socket: IntCounter,
+    pub(super) failed_truncated: IntCounter,
     pub(super) up: IntGauge,
     pub(super) in_flight: IntGauge,
     pub(super) connections: IntGauge,
@@ -305,7 +307,8 @@ fn gauges(registry: &Registry, name: &str, help: &str) -> Result<IntGaugeVec, pr
 /// Rcodes with a duration of their own, as RFC 1035 and IANA spell them; the rest shares the last.
 const RCODES: [&str; 4] = ["NOERROR", "NXDOMAIN", "SERVFAIL", "other"];
 
-const FAILURES: &[&str] = &["timeout", "dial", "refused", "closed", "dead", "overloaded", "socket"];
+const FAILURES: &[&str] =
+    &["timeout", "dial", "refused", "closed", "dead", "overloaded", "socket", "truncated"];
 const DIALS: &[&str] = &["ok", "refused", "timeout", "error"];
 const HEDGES: &[&str] = &["sent", "won", "denied"];
 const RETIREMENTS: &[&str] = &["idle", "age", "closed", "hedged", "dead", "excess", "removed"];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::answer::Offset;
 use super::query::{Edns, Query};
+use super::rotation::Addresses;
 use super::{HEADER_LEN, MAX_MESSAGE, MIN_UDP_PAYLOAD, flags};
 
 /// UDP payload size announced to clients, in bytes (RFC 9715 §3, the value of DNS flag day 2020).
@@ -159,10 +160,25 @@ pub fn push_reply(
     ttls: Ttls,
     extended_error: Option<u16>,
 ) {
+    push_turned_reply(out, asked, parts, ttls, extended_error, None);
+}
+
+/// As [`push_reply`], with the answer's addresses turned round: these, and which of them stands first.
+pub fn push_turned_reply(
+    out: &mut Vec<u8>,
+    asked: &Asked<'_>,
+    parts: &Parts<'_>,
+    ttls: Ttls,
+    extended_error: Option<u16>,
+    turn: Option<(Addresses, usize)>,
+) {
     let start = out.len();
     out.extend_from_slice(asked.head);
     let body_start = out.len();
-    out.extend_from_slice(parts.body);
+    match turn {
+        Some((addresses, first)) => addresses.push_turned(out, parts.body, first),
+        None => out.extend_from_slice(parts.body),
+    }
     let keepalive = match asked.transport {
         Transport::Tcp { idle_timeout } => asked.edns.filter(|edns| edns.keepalive).map(|_| idle_timeout),
         Transport::Udp { .. } => None,

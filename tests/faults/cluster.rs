@@ -1,5 +1,6 @@
 //! A cluster as the node sees it: pods, the node with nodens and kube-proxy's rules, endpoints of the DNS service.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -159,6 +160,12 @@ impl Cluster {
     /// The node's open connections to an endpoint.
     pub(crate) fn connections(&self, number: usize) -> usize {
         self.endpoints[number].exec("ss -Htn state established sport = :53").lines().count()
+    }
+
+    /// The node's ends of them.
+    pub(crate) fn peers(&self, number: usize) -> BTreeSet<String> {
+        let lines = self.endpoints[number].exec("ss -Htn state established sport = :53");
+        lines.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect()
     }
 
     /// The connections that an endpoint has ever had.

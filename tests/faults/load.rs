@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::WILDCARD;
 use super::actor::Actor;
 use crate::support::client::{A, Query};
+use crate::support::heartbeat::Heartbeat;
 use crate::support::netns::Netns;
 use crate::support::upstream::address_of;
 
@@ -61,6 +62,8 @@ pub(crate) struct Lookup {
     pub(crate) took: Duration,
     /// What became of it.
     pub(crate) outcome: Outcome,
+    /// Whether the machine itself stood still meanwhile or shortly before: then its time says nothing.
+    pub(crate) disturbed: bool,
 }
 
 /// A load under way.
@@ -91,12 +94,13 @@ impl Load {
     /// Waits for its end.
     pub(crate) fn lookups(self) -> Vec<Lookup> {
         let line = self.actor.0.read_line_within("@", self.limit).expect("the load ends in time");
-        let rows: Vec<(u64, u64, Outcome)> = serde_json::from_str(&line).expect("the load wrote it");
-        let lookup = |(number, (asked, took, outcome))| Lookup {
+        let rows: Vec<Row> = serde_json::from_str(&line).expect("the load wrote it");
+        let lookup = |(number, (asked, took, outcome, disturbed))| Lookup {
             number,
             asked: Duration::from_micros(asked),
             took: Duration::from_micros(took),
             outcome,
+            disturbed,
         };
         rows.into_iter().enumerate().map(lookup).collect()
     }
@@ -129,7 +133,15 @@ pub(crate) struct Flooded {
 /// Runs a load and describes each lookup.
 pub(super) fn run(plan: &Plan, ready: impl FnOnce()) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let rows = tokio::task::LocalSet::new().block_on(&runtime, ask_all(plan, ready));
+    let heartbeat = Heartbeat::start();
+    let (start, mut rows) = tokio::task::LocalSet::new().block_on(&runtime, ask_all(plan, ready));
+    let stalls = heartbeat.stop();
+    for (asked, took, _, disturbed) in &mut rows {
+        *disturbed = stalls.disturbed(start + Duration::from_micros(*asked), Duration::from_micros(*took));
+    }
+    if !stalls.total().is_zero() {
+        eprintln!("the machine stood still for {:.0?} beside the load", stalls.total());
+    }
     serde_json::to_string(&rows).expect("plain data")
 }
 
@@ -139,11 +151,14 @@ struct Client {
     waiting: RefCell<HashMap<u16, (usize, Instant)>>,
 }
 
-type Rows = Rc<RefCell<Vec<(u64, u64, Outcome)>>>;
+type Rows = Rc<RefCell<Vec<Row>>>;
 
-async fn ask_all(plan: &Plan, ready: impl FnOnce()) -> Vec<(u64, u64, Outcome)> {
+/// When a lookup was asked and how long it took, in microseconds, what became of it, and whether it was disturbed.
+type Row = (u64, u64, Outcome, bool);
+
+async fn ask_all(plan: &Plan, ready: impl FnOnce()) -> (Instant, Vec<Row>) {
     let patience = plan.patience.as_micros() as u64;
-    let rows: Rows = Rc::new(RefCell::new(vec![(0, patience, Outcome::Lost); plan.lookups]));
+    let rows: Rows = Rc::new(RefCell::new(vec![(0, patience, Outcome::Lost, false); plan.lookups]));
     let plan = Rc::new(plan.clone());
     let mut clients = Vec::new();
     for _ in 0..plan.clients {
@@ -178,7 +193,7 @@ async fn ask_all(plan: &Plan, ready: impl FnOnce()) -> Vec<(u64, u64, Outcome)> 
     {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    rows.take()
+    (start, rows.take())
 }
 
 async fn receive(client: Rc<Client>, rows: Rows, plan: Rc<Plan>) {
@@ -264,9 +279,9 @@ pub(crate) struct Figures {
     pub(crate) failed: usize,
     /// With an answer that is neither right nor an error.
     pub(crate) wrong: usize,
-    /// Over 250 ms.
+    /// Over 250 ms, of those that nothing disturbed.
     pub(crate) slow: usize,
-    /// Quantiles of the time they took.
+    /// Quantiles of the time that these took.
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
     pub(crate) max: Duration,
@@ -277,7 +292,8 @@ impl Figures {
     pub(crate) fn of<'a>(what: &str, lookups: impl IntoIterator<Item = &'a Lookup>) -> Self {
         let lookups: Vec<_> = lookups.into_iter().collect();
         let count = |of: &dyn Fn(&Lookup) -> bool| lookups.iter().filter(|lookup| of(lookup)).count();
-        let mut took: Vec<_> = lookups.iter().map(|lookup| lookup.took).collect();
+        let timed = || lookups.iter().filter(|lookup| !lookup.disturbed);
+        let mut took: Vec<_> = timed().map(|lookup| lookup.took).collect();
         took.sort_unstable();
         let quantile = |share: f64| {
             let index = ((took.len() as f64 * share) as usize).min(took.len().saturating_sub(1));
@@ -287,15 +303,16 @@ impl Figures {
             lookups: lookups.len(),
             failed: count(&|lookup| lookup.outcome != Outcome::Right),
             wrong: count(&|lookup| lookup.outcome == Outcome::Wrong),
-            slow: count(&|lookup| lookup.took > LONG),
+            slow: timed().filter(|lookup| lookup.took > LONG).count(),
             p50: quantile(0.5),
             p99: quantile(0.99),
             max: quantile(1.0),
         };
         let Self { lookups, failed, wrong, slow, p50, p99, max } = &figures;
         eprintln!(
-            "{what}: {lookups} lookups, {failed} failed ({wrong} wrong), {slow} over 250 ms; p50 {p50:.1?}, p99 {p99:.1?}, \
-             slowest {max:.1?}"
+            "{what}: {lookups} lookups, {failed} failed ({wrong} wrong); of {} that nothing disturbed {slow} over 250 ms; \
+             p50 {p50:.1?}, p99 {p99:.1?}, slowest {max:.1?}",
+            took.len()
         );
         figures
     }

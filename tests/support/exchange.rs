@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
-use nodens::config::{Forward, Transport};
+use nodens::config::{Forward, Fraction, Transport};
 use nodens::upstream::{ExchangeError, Group, Metrics, Query, Reply};
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
@@ -68,6 +68,11 @@ impl Bench {
 
 pub fn spec(transport: Transport) -> Forward {
     Forward { transport, ..Forward::default() }
+}
+
+/// For tests that count queries: a machine that stands still for a moment must not make one more.
+pub fn without_hedges(transport: Transport) -> Forward {
+    Forward { hedge: Fraction(0.0), ..spec(transport) }
 }
 
 pub fn query(name: &str) -> Query {

@@ -259,9 +259,10 @@ fn collect(pipe: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinH
     })
 }
 
-/// Everything forwarded to `upstream`, as YAML.
+/// Everything forwarded to `upstream`, as YAML. Without hedges: a machine that stands still for a moment makes some, and
+/// tests count queries.
 pub fn zone_dot(upstream: SocketAddr, transport: &str) -> String {
-    format!("zones: [{{name: '.', forward: {{to: ['{upstream}'], transport: {transport}}}}}]\n")
+    format!("zones: [{{name: '.', forward: {{to: ['{upstream}'], transport: {transport}, hedge: 0%}}}}]\n")
 }
 
 /// Runs the binary to its end.

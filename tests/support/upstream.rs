@@ -228,6 +228,11 @@ impl Upstream {
         self.shared.udp_queries.load(Ordering::SeqCst)
     }
 
+    /// Queries for all names, over both.
+    pub fn asked_in_all(&self) -> usize {
+        self.shared.names.lock().unwrap().values().sum()
+    }
+
     /// Source port and id of each query over UDP.
     pub fn udp_sources(&self) -> Vec<(u16, u16)> {
         self.shared.udp_sources.lock().unwrap().clone()

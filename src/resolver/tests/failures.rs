@@ -102,6 +102,7 @@ fn rfc8914_the_client_learns_why() {
             (ExchangeError::Unreachable { endpoint: endpoint.clone() }, ede::NETWORK_ERROR),
             (ExchangeError::Down, ede::NO_REACHABLE_AUTHORITY),
             (ExchangeError::NoUpstream, ede::NO_REACHABLE_AUTHORITY),
+            (ExchangeError::Truncated { endpoint: endpoint.clone() }, ede::INVALID_DATA),
             (ExchangeError::Overloaded { endpoint }, ede::NOT_READY),
         ] {
             let world = World::new(FORWARD, move |_| (Duration::ZERO, Err(error.clone())));
