@@ -238,14 +238,14 @@ fn add(counts: &mut BTreeMap<&'static str, u64>, nodens: &Nodens) {
     }
 }
 
-/// The configuration. The caches hold what is asked again and again, and little more: new names fill them within a minute, and
+/// The configuration. The caches hold what is asked again and again, and little more: new names fill them within minutes, and
 /// push each other out from then on, as on a node after some days.
 fn yaml(origins: &[Origin; 2], generation: u32) -> String {
     let [policy, negative] = [["random", "30s"], ["sequential", "15s"]][generation as usize & 1];
     let payload = [4096, 3900][generation as usize >> 1 & 1];
     format!(
         "listen: {{workers: 1, max_udp_payload: {payload}, tcp: {{max_connections_per_client: 1000}}}}\n\
-         cache: {{size: 4MiB, negative_size: 1MiB, failure_size: 256KiB, near_size: 1MiB, \
+         cache: {{size: 12MiB, negative_size: 3MiB, failure_size: 512KiB, near_size: 2MiB, \
          failure_ttl: {{min: 1s, max: 2s}}}}\n\
          zones: [{{name: '.', cache: {{negative_max_ttl: {negative}}}, \
          forward: {{policy: {policy}, to: ['{}', '{}']}}}}]\n",

@@ -118,7 +118,7 @@ impl Seen {
     fn lose(&self, question: &Question, reason: &str, over_udp: bool, asked: Instant) {
         let transport = if over_udp { "UDP" } else { "TCP" };
         let class = if question.is_known() { "known" } else { "new" };
-        let what = format!("{transport}, {class} name: {reason}");
+        let what = format!("{transport}, {class} {:?}: {reason}", question.kind);
         let question = format!("{:?} {} {}", question.kind, question.number, question.query.qtype);
         let lost = Lost { asked, ended: Instant::now(), reason: what, question };
         self.lost.lock().unwrap().push(lost);

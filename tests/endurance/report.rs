@@ -26,7 +26,7 @@ const GROWTH: f64 = 1.05;
 const DESCRIPTORS: f64 = 10.0;
 
 /// A soak shorter than this says nothing of memory: one outage more or less moves its medians.
-const SETTLED: Duration = Duration::from_secs(600);
+const SETTLED: Duration = Duration::from_mins(10);
 
 /// What a process takes at a moment.
 #[derive(Debug, Clone, Copy, Default)]

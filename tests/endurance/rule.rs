@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `a-N` | one to four addresses made of the name |
 //! | `t-N` | an alias of `a-N`, and that one's addresses |
-//! | `l-N` | a hundred addresses: too large for most UDP clients |
+//! | `l-N` | sixty addresses: too large for most UDP clients |
 //! | `d-N` | NODATA |
 //! | `x-N` | NXDOMAIN |
 //!
@@ -30,7 +30,7 @@ const NEGATIVE_TTL: u32 = 20;
 const STALE_TTL: u32 = 30;
 
 /// Addresses of a large answer.
-const LARGE: u32 = 100;
+const LARGE: u32 = 60;
 
 /// Kinds of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
