@@ -404,6 +404,43 @@ fn rfc6891_a_second_opt_is_formerr_and_one_out_of_place_too() {
 }
 
 #[test]
+fn rfc6891_errors_carry_an_opt_where_the_query_has_one() {
+    let Some(server) = server() else { return };
+    let question = www().dnssec_ok();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = question.bytes();
+        bytes[at] = byte;
+        bytes
+    };
+    let qtype_at = 12 + question.question().len() - 3;
+    for (what, bytes, rcode) in [
+        ("NOTIFY", with(2, 0x20), ResponseCode::NotImp),
+        ("opcode 15", with(2, 0x78), ResponseCode::NotImp),
+        ("QDCOUNT 0, and so no record where the OPT is", with(5, 0), ResponseCode::FormErr),
+        ("AXFR", with(qtype_at, 252), ResponseCode::Refused),
+        ("a question for a TSIG", with(qtype_at, 250), ResponseCode::FormErr),
+        ("a record is missing", with(11, 2), ResponseCode::FormErr),
+    ] {
+        for reply in server.each_way_bytes(&bytes) {
+            assert_eq!(reply.rcode(), rcode, "{what}");
+            let edns = reply.message.edns.as_ref();
+            if what.starts_with("QDCOUNT") {
+                assert!(edns.is_none(), "{what}");
+            } else {
+                let edns = edns.unwrap_or_else(|| panic!("{what}: no OPT"));
+                assert!(edns.flags().dnssec_ok && reply.options().is_empty(), "{what}");
+            }
+        }
+    }
+    // SERVFAIL for want of an upstream.
+    let nodens = Nodens::start_unready(&zone_dot(support::loopback::free(), "tcp"));
+    for reply in both(nodens.address(), &question) {
+        assert_eq!(reply.rcode(), ResponseCode::ServFail);
+        assert!(reply.message.edns.as_ref().expect("an OPT").flags().dnssec_ok);
+    }
+}
+
+#[test]
 fn rfc6891_options_that_do_not_add_up_are_formerr() {
     let Some(server) = server() else { return };
     let whole = www().option(65_001, b"eight...").bytes();
@@ -454,30 +491,41 @@ fn rfc7828_keepalive_is_answered_over_tcp_only() {
 }
 
 #[test]
-fn rfc9715_replies_fit_what_the_client_offers_or_are_truncated_empty() {
+fn rfc9715_replies_fit_what_the_client_offers_or_are_cut_between_records() {
     let Some(server) = server() else { return };
     let address = server.nodens.address();
-    // 40 addresses: 12 + 23 + 40 * 16 bytes, and 11 more with an OPT.
+    // 40 addresses: 12 + 23 + 40 * 16 bytes, then the zone's NS record and 16 bytes of its address, and 11 more with an OPT.
     let large = || Query::new("large.example.org", A);
-    let whole = tcp(address, &large()).bytes.len();
+    let all = tcp(address, &large());
+    assert_eq!(all.counts(), [1, 40, 1, 1]);
+    let (whole, head) = (all.bytes.len() as u16, 12 + large().question().len());
+    let needed = (head + 40 * 16) as u16;
     let offers = [
         (None, false),
         (Some(0), false),
         (Some(512), false),
-        (Some(whole as u16 + 10), false),
-        (Some(whole as u16 + 11), true),
+        (Some(needed + 10), false),
+        (Some(needed + 11), true),
+        (Some(whole - 16 + 10), true),
+        (Some(whole - 16 + 11), true),
+        (Some(whole + 10), true),
+        (Some(whole + 11), true),
         (Some(1232), true),
         (Some(65_535), true),
     ];
     for (offer, fits) in offers {
         let query = offer.map_or_else(large, |offer| large().payload(offer));
+        let room = usize::from(offer.unwrap_or(0).max(512)) - head - if offer.is_some() { 11 } else { 0 };
+        let addresses = if fits { 40 } else { room / 16 };
         for _ in 0..3 {
             let reply = udp(address, &query);
             assert_eq!(reply.has(TC), !fits, "{offer:?}");
-            assert_eq!(reply.addresses().len(), if fits { 40 } else { 0 }, "{offer:?}: all or nothing");
-            if !fits {
-                assert_eq!(reply.counts(), [1, 0, 0, u16::from(offer.is_some())], "{offer:?}");
-            }
+            assert_eq!(reply.addresses().len(), addresses, "{offer:?}");
+            assert!(reply.addresses().iter().all(|one| all.addresses().contains(one)), "{offer:?}");
+            // Who is authoritative is left out before TC is set, and before that the address of that one.
+            let takes = |bytes: u16| u16::from(offer.is_some_and(|offer| offer >= bytes + 11));
+            let counts = [1, addresses as u16, takes(whole - 16), takes(whole) + u16::from(offer.is_some())];
+            assert_eq!(reply.counts(), counts, "{offer:?}");
             assert_eq!((reply.rcode(), reply.question()), (ResponseCode::NoError, &query.question()[..]));
         }
         assert_eq!(tcp(address, &query).addresses().len(), 40, "{offer:?}");
@@ -488,11 +536,12 @@ fn rfc9715_replies_fit_what_the_client_offers_or_are_truncated_empty() {
 fn rfc9715_no_reply_over_udp_is_larger_than_the_node_allows() {
     let Some(server) = server() else { return };
     let address = server.nodens.address();
-    // 200 texts of 244 bytes: 50 kB, far above listen.max_udp_payload.
+    // 200 texts of 244 bytes: 50 kB, far above listen.max_udp_payload, and above what is kept for UDP.
     let query = Query::new("huge.example.org", TXT).payload(65_535);
     for _ in 0..3 {
         let reply = udp(address, &query);
-        assert!(reply.has(TC) && reply.bytes.len() < 100);
+        assert!(reply.has(TC) && reply.bytes.len() <= 4096, "{} bytes", reply.bytes.len());
+        assert!((14..=17).contains(&reply.message.answers.len()), "{}", reply.message.answers.len());
         let whole = tcp(address, &query);
         assert!(!whole.has(TC));
         assert_eq!(whole.message.answers.len(), 200);
