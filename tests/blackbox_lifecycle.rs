@@ -12,6 +12,7 @@ mod support {
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -301,24 +302,25 @@ fn a_new_process_takes_over_on_the_same_addresses_and_nothing_is_lost() {
     for number in 0..50 {
         udp(places.dns, &query(&format!("w{number}.example")));
     }
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let (done, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            let mut asked = 0;
-            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            while !done.load(Ordering::SeqCst) {
                 // A fresh port for each, as many pods do: the kernel chooses the socket by it.
-                let name = format!("w{}.example", asked % 50);
+                let name = format!("w{}.example", asked.fetch_add(1, Ordering::SeqCst) % 50);
                 check(&udp(places.dns, &query(&name)), &name);
                 check(&tcp(places.dns, &query(&name)), &name);
-                asked += 1;
             }
-            asked
         });
         let second = Nodens::start_at(second_places, &yaml);
         assert_eq!(first.stop(), Some(0));
-        thread::sleep(Duration::from_millis(200));
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
-        println!("{} lookups over both transports, none lost", asking.join().unwrap());
+        let by_then = asked.load(Ordering::SeqCst);
+        eventually("the second one is asked alone", seconds(10), || {
+            asked.load(Ordering::SeqCst) > by_then + 50
+        });
+        done.store(true, Ordering::SeqCst);
+        asking.join().unwrap();
+        println!("{} lookups over both transports, none lost", asked.load(Ordering::SeqCst));
         check(&udp(places.dns, &query("after.example")), "after.example");
         assert_eq!(second.stop(), Some(0));
     });

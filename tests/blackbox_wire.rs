@@ -1,4 +1,5 @@
-//! What a client sees on the wire: one test for each rule, named after its RFC. The real binary, nsd behind it.
+//! What a client sees on the wire: header, question, names, records. One test for each rule, named after its RFC. The real binary, nsd
+//! behind it.
 
 mod support {
     pub mod client;
@@ -6,61 +7,18 @@ mod support {
     pub mod need;
     pub mod nodens;
     pub mod nsd;
+    pub mod server;
     pub mod wait;
 }
-
-use std::process::Command;
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::RecordType;
 
 use support::client::{
-    A, AA, AAAA, AD, ANY, CD, CNAME, Edns, QR, Query, RA, RD, Reply, SOA, TC, TXT, Tcp, Udp, Z, both, tcp,
-    tcp_bytes, udp, udp_bytes, udp_silence,
+    A, AA, AAAA, AD, ANY, CD, CNAME, QR, Query, RA, RD, SOA, TC, TXT, Tcp, Udp, Z, tcp, tcp_bytes, udp,
+    udp_silence,
 };
-use support::need;
-use support::nodens::{Nodens, zone_dot};
-use support::nsd::{CLUSTER, EXTERNAL, Nsd};
-
-/// nodens with one worker, so that answers over UDP come in order, before nsd.
-struct Server {
-    nodens: Nodens,
-    nsd: Nsd,
-}
-
-fn server() -> Option<Server> {
-    if !need::programs(&["nsd"]) {
-        return None;
-    }
-    let nsd = Nsd::start(&[EXTERNAL, CLUSTER]);
-    let nodens = Nodens::start(&format!("listen: {{workers: 1}}\n{}", zone_dot(nsd.address(), "tcp")));
-    Some(Server { nodens, nsd })
-}
-
-impl Server {
-    /// The replies to the query when its answer has to be fetched, when it is in the store, when it is near, and over TCP.
-    fn each_way(&self, query: &Query) -> Vec<Reply> {
-        let address = self.nodens.address();
-        let mut replies: Vec<_> = (0..3).map(|_| udp(address, query)).collect();
-        replies.extend((0..2).map(|_| tcp(address, query)));
-        replies
-    }
-
-    /// The replies to these bytes over UDP and TCP.
-    fn each_way_bytes(&self, bytes: &[u8]) -> [Reply; 2] {
-        let address = self.nodens.address();
-        [udp_bytes(address, bytes), tcp_bytes(address, bytes).expect("the connection stays open")]
-    }
-}
-
-const WWW: [u8; 4] = [192, 0, 2, 80];
-
-/// hickory-proto calls 16 BADSIG, which is TSIG's name for it.
-const BADVERS: u16 = 16;
-
-fn www() -> Query {
-    Query::new("www.example.org", A)
-}
+use support::server::{WWW, server, www};
 
 #[test]
 fn rfc1035_an_answer_over_udp_and_tcp() {
@@ -314,192 +272,6 @@ fn rfc8482_any_is_passed_on_and_feeds_no_other_type() {
 }
 
 #[test]
-fn rfc6891_no_opt_without_one_and_one_with_one() {
-    let Some(server) = server() else { return };
-    for name in ["www.example.org", "nx.example.org"] {
-        for reply in server.each_way(&Query::new(name, A)) {
-            assert!(reply.message.edns.is_none());
-        }
-        for reply in server.each_way(&Query::new(name, A).payload(4096)) {
-            let edns = reply.message.edns.as_ref().expect("an OPT");
-            assert_eq!((edns.version(), edns.max_payload(), edns.rcode_high()), (0, 1232, 0));
-            assert!(!edns.flags().dnssec_ok);
-        }
-    }
-}
-
-#[test]
-fn rfc6891_other_versions_are_badvers() {
-    let Some(server) = server() else { return };
-    for version in [1, 100, 255] {
-        // RFC 8906 §3.2.2: also with options and flags that nobody knows.
-        let edns = Edns { version, flags: 0x4001, options: vec![(65_001, vec![1, 2])], ..Edns::default() };
-        let query = www().edns(edns);
-        for reply in server.each_way_bytes(&query.bytes()) {
-            assert_eq!(u16::from(reply.rcode()), BADVERS, "version {version}");
-            let edns = reply.message.edns.as_ref().expect("an OPT");
-            assert_eq!((edns.version(), reply.options()), (0, vec![]));
-            assert_eq!((reply.counts(), reply.question()), ([1, 0, 0, 1], &query.question()[..]));
-        }
-    }
-}
-
-#[test]
-fn rfc6891_unknown_options_and_flags_are_not_echoed() {
-    let Some(server) = server() else { return };
-    let options =
-        vec![(65_001, b"whatever".to_vec()), (3, vec![]), (5, vec![1]), (12, vec![0; 40]), (26_946, vec![])];
-    let edns = Edns { flags: 0x7fff, options, ..Edns::default() };
-    for reply in server.each_way(&www().edns(edns)) {
-        assert_eq!(reply.addresses(), [WWW]);
-        assert_eq!(reply.options(), []);
-        let flags = reply.message.edns.as_ref().expect("an OPT").flags();
-        assert_eq!((flags.dnssec_ok, flags.z), (false, 0));
-    }
-}
-
-#[test]
-fn rfc3225_do_is_echoed() {
-    let Some(server) = server() else { return };
-    for name in ["www.example.org", "nx.example.org"] {
-        for reply in server.each_way(&Query::new(name, A).dnssec_ok()) {
-            assert!(reply.message.edns.as_ref().expect("an OPT").flags().dnssec_ok);
-        }
-    }
-}
-
-#[test]
-fn rfc6891_a_second_opt_is_formerr_and_one_out_of_place_too() {
-    let Some(server) = server() else { return };
-    let opt = Edns::default().bytes();
-    let two = {
-        let mut bytes = www().payload(1232).bytes();
-        bytes[11] = 2;
-        bytes.extend_from_slice(&opt);
-        bytes
-    };
-    let placed = |count_at: usize| {
-        let mut bytes = www().bytes();
-        bytes[count_at] = 1;
-        bytes.extend_from_slice(&opt);
-        bytes
-    };
-    let owned = {
-        let mut bytes = www().bytes();
-        bytes[11] = 1;
-        bytes.extend_from_slice(b"\x01x");
-        bytes.extend_from_slice(&opt);
-        bytes
-    };
-    for (what, bytes) in [
-        ("two", two),
-        ("as an answer", placed(7)),
-        ("as an authority", placed(9)),
-        ("not of the root", owned),
-    ] {
-        for reply in server.each_way_bytes(&bytes) {
-            assert_eq!(reply.rcode(), ResponseCode::FormErr, "{what}");
-        }
-    }
-}
-
-#[test]
-fn rfc6891_options_that_do_not_add_up_are_formerr() {
-    let Some(server) = server() else { return };
-    let whole = www().option(65_001, b"eight...").bytes();
-    // The record, or the option in it, promises more than there is.
-    let (mut record, mut option) = (whole.clone(), whole.clone());
-    let rdlength = whole.len() - 12 - 2;
-    record[rdlength + 1] += 1;
-    option[rdlength + 5] += 1;
-    let cut = whole[..whole.len() - 1].to_vec();
-    for bytes in [record, option, cut] {
-        for reply in server.each_way_bytes(&bytes) {
-            assert_eq!(reply.rcode(), ResponseCode::FormErr, "{bytes:02x?}");
-        }
-    }
-}
-
-#[test]
-fn rfc7873_cookies_are_neither_answered_nor_echoed() {
-    let Some(server) = server() else { return };
-    for cookie in [&b"8 bytes."[..], b"8 bytes.and a server's."] {
-        for reply in server.each_way(&www().option(10, cookie)) {
-            assert_eq!((reply.addresses(), reply.options()), (vec![WWW], vec![]));
-        }
-    }
-}
-
-#[test]
-fn rfc7871_a_client_subnet_is_not_echoed_nor_passed_on() {
-    let Some(server) = server() else { return };
-    for reply in server.each_way(&www().option(8, &[0, 1, 24, 0, 192, 0, 2])) {
-        assert_eq!((reply.addresses(), reply.options()), (vec![WWW], vec![]));
-    }
-    // Clients of all subnets share the answer.
-    assert_eq!(server.nodens.count("nodens_cache_misses_total", &[]), 1);
-}
-
-#[test]
-fn rfc7828_keepalive_is_answered_over_tcp_only() {
-    let Some(server) = server() else { return };
-    let query = www().option(11, &[]);
-    for _ in 0..3 {
-        let [over_udp, over_tcp] = both(server.nodens.address(), &query);
-        assert_eq!(over_udp.options(), []);
-        // The idle timeout of 10 s, in units of 100 ms.
-        assert_eq!(over_tcp.options(), [(11, vec![0, 100])]);
-    }
-    assert_eq!(tcp(server.nodens.address(), &www().payload(1232)).options(), []);
-}
-
-#[test]
-fn rfc9715_replies_fit_what_the_client_offers_or_are_truncated_empty() {
-    let Some(server) = server() else { return };
-    let address = server.nodens.address();
-    // 40 addresses: 12 + 23 + 40 * 16 bytes, and 11 more with an OPT.
-    let large = || Query::new("large.example.org", A);
-    let whole = tcp(address, &large()).bytes.len();
-    let offers = [
-        (None, false),
-        (Some(0), false),
-        (Some(512), false),
-        (Some(whole as u16 + 10), false),
-        (Some(whole as u16 + 11), true),
-        (Some(1232), true),
-        (Some(65_535), true),
-    ];
-    for (offer, fits) in offers {
-        let query = offer.map_or_else(large, |offer| large().payload(offer));
-        for _ in 0..3 {
-            let reply = udp(address, &query);
-            assert_eq!(reply.has(TC), !fits, "{offer:?}");
-            assert_eq!(reply.addresses().len(), if fits { 40 } else { 0 }, "{offer:?}: all or nothing");
-            if !fits {
-                assert_eq!(reply.counts(), [1, 0, 0, u16::from(offer.is_some())], "{offer:?}");
-            }
-            assert_eq!((reply.rcode(), reply.question()), (ResponseCode::NoError, &query.question()[..]));
-        }
-        assert_eq!(tcp(address, &query).addresses().len(), 40, "{offer:?}");
-    }
-}
-
-#[test]
-fn rfc9715_no_reply_over_udp_is_larger_than_the_node_allows() {
-    let Some(server) = server() else { return };
-    let address = server.nodens.address();
-    // 200 texts of 244 bytes: 50 kB, far above listen.max_udp_payload.
-    let query = Query::new("huge.example.org", TXT).payload(65_535);
-    for _ in 0..3 {
-        let reply = udp(address, &query);
-        assert!(reply.has(TC) && reply.bytes.len() < 100);
-        let whole = tcp(address, &query);
-        assert!(!whole.has(TC));
-        assert_eq!(whole.message.answers.len(), 200);
-    }
-}
-
-#[test]
 fn rfc1035_compression_in_the_question_is_formerr() {
     let Some(server) = server() else { return };
     let header = &www().bytes()[..12];
@@ -612,54 +384,4 @@ fn rfc7766_a_length_and_its_message_may_come_in_pieces() {
         connection.write(&[byte]).unwrap();
     }
     assert_eq!(connection.receive().addresses(), [WWW]);
-}
-
-#[test]
-fn dig_over_udp_and_tcp_with_and_without_edns() {
-    if !need::programs(&["dig"]) {
-        return;
-    }
-    let Some(server) = server() else { return };
-    let address = server.nodens.address();
-    let dig = |arguments: &[&str]| {
-        let mut command = Command::new(need::find("dig").expect("dig is installed"));
-        command.arg(format!("@{}", address.ip())).args([
-            "-p",
-            &address.port().to_string(),
-            "+tries=1",
-            "+time=5",
-        ]);
-        let output = command.args(arguments).output().expect("dig starts");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}");
-        // dig says so of anything that is not as it should be.
-        assert!(!text.contains("WARNING") && !text.contains("Got bad packet"), "{arguments:?}: {text}");
-        text
-    };
-    for transport in ["+notcp", "+tcp"] {
-        for edns in ["+noedns", "+edns=0", "+dnssec", "+bufsize=4096"] {
-            for _ in 0..2 {
-                let text = dig(&[transport, edns, "+nocookie", "www.example.org", "A"]);
-                assert!(text.contains("status: NOERROR") && text.contains("192.0.2.80"), "{text}");
-                assert_eq!(text.contains("OPT PSEUDOSECTION"), edns != "+noedns", "{text}");
-                let text = dig(&[transport, edns, "nx.example.org", "A"]);
-                assert!(text.contains("status: NXDOMAIN") && text.contains("SOA"), "{text}");
-            }
-        }
-    }
-    // Too large for 512 bytes: dig goes to TCP by itself.
-    let text = dig(&["+noedns", "large.example.org", "A"]);
-    assert_eq!(text.matches("198.51.100.").count(), 40, "{text}");
-    assert!(text.contains(";; Truncated, retrying in TCP mode."), "{text}");
-    // With cookies, an unknown version and an unknown option, as in RFC 8906 §8.
-    let text = dig(&["+cookie", "www.example.org"]);
-    assert!(text.contains("192.0.2.80") && !text.contains("COOKIE:"), "{text}");
-    let text = dig(&["+edns=100", "+noednsnegotiation", "www.example.org"]);
-    assert!(text.contains("status: BADVERS"), "{text}");
-    let text = dig(&["+ednsopt=100:1234", "+ednsflags=0x40", "www.example.org"]);
-    assert!(text.contains("192.0.2.80"), "{text}");
-    let text = dig(&["+opcode=15", "+noedns", "+noad", "www.example.org"]);
-    assert!(text.contains("status: NOTIMP"), "{text}");
-    let text = dig(&["+header-only", "+noedns"]);
-    assert!(text.contains("status: FORMERR"), "{text}");
 }

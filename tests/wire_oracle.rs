@@ -3,8 +3,9 @@
 use std::str::FromStr;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as HickoryQuery, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
 use nodens::wire::answer::{Answer, AnswerError, Kind};
 use nodens::wire::query::{Ignored, Query, Rejection};
 use nodens::wire::reply::{Asked, Parts, Transport, Ttls, push_reply};
@@ -55,6 +56,15 @@ fn rdata() -> impl Strategy<Value = RData> {
 
 fn record() -> impl Strategy<Value = Record> {
     (name(), 1..100_000u32, rdata()).prop_map(|(name, ttl, data)| Record::from_rdata(name, ttl, data))
+}
+
+/// What stands in an authority section: who is authoritative, a negative answer's SOA, something else.
+fn authority() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        (name(), name()).prop_map(|(zone, host)| Record::from_rdata(zone, 300, RData::NS(NS(host)))),
+        Just(soa(300, 60)),
+        record(),
+    ]
 }
 
 fn response(query: &Message, answers: Vec<Record>, authorities: Vec<Record>) -> Message {
@@ -168,20 +178,47 @@ proptest! {
     }
 
     #[test]
-    fn a_udp_reply_fits_the_client_or_is_truncated_whole(
-        name in name(), records in prop::collection::vec(record(), 0..40), payload in prop::option::of(any::<u16>()),
+    fn rfc2181_rfc9715_a_udp_reply_fits_the_client_and_says_tc_where_it_lacks_what_it_needs(
+        name in name(),
+        answers in prop::collection::vec(record(), 0..40),
+        authorities in prop::collection::vec(authority(), 0..4),
+        additionals in prop::collection::vec(record(), 0..8),
+        payload in prop::option::of(any::<u16>()),
+        age in 0..200_000_u32,
     ) {
         let query = query_message(&name, RecordType::A, 1, payload.map(|p| (p, false)));
         let asked = query.to_vec().expect("encodes");
-        let upstream = response(&query, records.clone(), vec![]).to_vec().expect("encodes");
-        let answer = Answer::from_reply(&upstream).expect("an answer");
-        let bytes = reply_to(&asked, &answer, Ttls::Aged(0), UDP);
+        let mut upstream = response(&query, answers, authorities);
+        upstream.add_additionals(additionals);
+        let answer = Answer::from_reply(&upstream.to_vec().expect("encodes")).expect("an answer");
+        let read = |transport| Message::from_vec(&reply_to(&asked, &answer, Ttls::Aged(age), transport));
+        let bytes = reply_to(&asked, &answer, Ttls::Aged(age), UDP);
         let limit = usize::from(payload.map_or(MIN_UDP_PAYLOAD, |p| p.clamp(512, 4096)));
         prop_assert!(bytes.len() <= limit);
-        let reply = Message::from_vec(&bytes).expect("hickory reads it");
-        let whole = reply_to(&asked, &answer, Ttls::Aged(0), TCP).len() <= limit;
-        prop_assert_eq!(reply.metadata.truncation, !whole);
-        prop_assert_eq!(reply.answers.len(), if whole { records.len() } else { 0 });
+        let (reply, whole) = (read(UDP).expect("hickory reads it"), read(TCP).expect("hickory reads it"));
+        prop_assert_eq!(reply.edns.is_some(), payload.is_some());
+        let fits = reply_to(&asked, &answer, Ttls::Aged(age), TCP).len() <= limit;
+        // A proof or a SOA makes the answer; NS records beside an answer do not.
+        let optional = !whole.answers.is_empty()
+            && whole.authorities.iter().all(|record| record.record_type() == RecordType::NS);
+        let is_referral = whole.answers.is_empty()
+            && whole.authorities.iter().all(|record| record.record_type() != RecordType::SOA);
+        if reply.metadata.truncation {
+            prop_assert!(!fits);
+            prop_assert!(whole.answers.starts_with(&reply.answers));
+            prop_assert!(reply.authorities.is_empty() && reply.additionals.is_empty());
+            // The next record would not have fitted, with the shortest owner that there is.
+            if let Some(next) = whole.answers.get(reply.answers.len()) {
+                let longest = next.to_bytes().expect("encodes").len();
+                prop_assert!(bytes.len() + longest > limit, "{} and {longest} in {limit}", bytes.len());
+            }
+        } else {
+            prop_assert_eq!(&reply.answers, &whole.answers);
+            prop_assert!(reply.authorities == whole.authorities || (reply.authorities.is_empty() && optional && !fits));
+            prop_assert!(
+                reply.additionals == whole.additionals || (reply.additionals.is_empty() && !is_referral && !fits)
+            );
+        }
     }
 
     #[test]
@@ -348,6 +385,45 @@ fn rfc8906_every_other_opcode_is_notimp() {
         bytes[2] |= opcode << 3;
         assert_eq!(rcode_of(rejected(&bytes)), rcode::NOTIMP);
     }
+}
+
+#[test]
+fn rfc6891_an_error_carries_an_opt_where_the_query_has_one_that_reads() {
+    let name = Name::from_str("example.org.").expect("a name");
+    let sound = query_message(&name, RecordType::A, 1, Some((1232, true))).to_vec().expect("encodes");
+    let edns = |bytes: &[u8]| match rejected(bytes) {
+        Rejection::Answer { rcode, edns, .. } => (rcode, edns.map(|edns| edns.dnssec_ok)),
+        Rejection::Ignore(ignored) => panic!("ignored: {ignored:?}"),
+    };
+    let question_end = sound.len() - 11;
+    let with = |at: usize, byte: u8| {
+        let mut bytes = sound.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    assert_eq!(edns(&with(2, 0x28)), (rcode::NOTIMP, Some(true)), "UPDATE");
+    assert_eq!(edns(&with(question_end - 3, 252)), (rcode::REFUSED, Some(true)), "AXFR");
+    assert_eq!(edns(&with(question_end - 3, 41)), (rcode::FORMERR, Some(true)), "a question for an OPT");
+    assert_eq!(edns(&with(question_end + 6, 1)), (rcode::BADVERS, Some(true)), "version 1");
+    // QDCOUNT 0 and 2, as DNS cookies and nobody ask.
+    let mut none = sound[..12].to_vec();
+    none[5] = 0;
+    none.extend_from_slice(&sound[question_end..]);
+    assert_eq!(edns(&none), (rcode::FORMERR, Some(true)), "no question");
+    let two = [&with(5, 2)[..question_end], &sound[12..]].concat();
+    assert_eq!(edns(&two), (rcode::FORMERR, Some(true)), "two questions");
+    // A record behind the OPT is announced and missing.
+    assert_eq!(edns(&with(11, 2)), (rcode::FORMERR, Some(true)), "a record is missing");
+    // What cannot be told from garbage has none.
+    let mut option_too_long = with(question_end + 10, 4);
+    option_too_long.extend_from_slice(&[0, 10, 0, 8]);
+    assert_eq!(edns(&option_too_long), (rcode::FORMERR, None), "an option runs past the end");
+    assert_eq!(edns(&with(question_end, 1)), (rcode::FORMERR, None), "an OPT with a name");
+    let mut second = with(11, 2);
+    second.extend_from_slice(&sound[question_end..]);
+    assert_eq!(edns(&second), (rcode::FORMERR, None), "two OPTs");
+    assert_eq!(edns(&sound[..question_end + 5]), (rcode::FORMERR, None), "half an OPT");
+    assert_eq!(edns(&with(5, 255)), (rcode::FORMERR, None), "questions to the end");
 }
 
 #[test]

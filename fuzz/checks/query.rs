@@ -15,21 +15,24 @@ pub(crate) fn check(packet: &[u8]) -> bool {
             true
         }
         Err(Rejection::Ignore(_)) => false,
-        Err(Rejection::Answer { rcode, head_len, edns: _ }) => {
+        Err(Rejection::Answer { rcode, head_len, edns }) => {
             assert!(rcode != 0 && rcode <= 0xfff);
             assert!((HEADER_LEN..=packet.len()).contains(&head_len));
-            let asked = Asked { head: &packet[..head_len], edns: None, transport: UDP };
+            let asked = Asked { head: &packet[..head_len], edns, transport: UDP };
             let reply = error(&asked, rcode);
             assert_eq!(
-                reply[HEADER_LEN..],
+                reply[HEADER_LEN..head_len],
                 packet[HEADER_LEN..head_len],
                 "the question comes back as it was"
             );
+            assert_eq!(reply.len() > head_len, edns.is_some(), "behind it stands an OPT or nothing");
             let reply = Message::from_vec(&reply);
             // Other opcodes are answered too, but have sections of their own meaning.
             if packet[2] & 0x78 == 0 {
                 let reply = reply.expect("hickory-proto reads an error");
-                assert_eq!(u16::from(reply.metadata.response_code), rcode & 0xf);
+                let bits = if edns.is_some() { 0xfff } else { 0xf };
+                assert_eq!(u16::from(reply.metadata.response_code), rcode & bits);
+                assert_eq!(reply.edns.is_some(), edns.is_some());
                 assert_eq!(reply.queries.len(), usize::from(head_len > HEADER_LEN));
             }
             false

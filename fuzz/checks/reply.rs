@@ -9,7 +9,7 @@ use nodens::cache::key::Seed;
 use nodens::cache::{Entry, Key, Now};
 use nodens::wire::answer::Answer;
 use nodens::wire::query::Query;
-use nodens::wire::reply::{Asked, Transport, Ttls, push_reply};
+use nodens::wire::reply::{Asked, OPT_LEN, Transport, Ttls, push_reply};
 use nodens::wire::{MAX_MESSAGE, flags};
 
 use super::records::{assert_aged, expected, head_of};
@@ -37,6 +37,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
     assert_eq!(age, client.age);
 
     let asked = Asked::of(&query, client.transport);
+    let head_len = query.head().len();
     let mut whole = Vec::new();
     push_reply(&mut whole, &asked, &entry.parts(), Ttls::Aged(age), None);
     assert!(whole.len() <= asked.limit(), "{} bytes, {} at most", whole.len(), asked.limit());
@@ -47,11 +48,21 @@ pub(crate) fn check(input: &[u8]) -> bool {
     let wants_ad = client.flags & flags::AD != 0 || query.dnssec_ok();
     assert_eq!(read.metadata.authentic_data, wants_ad && answer.authentic_data);
     assert_eq!(u16::from(read.metadata.response_code) & 0xf, answer.rcode & 0xf);
+    let got = [&read.answers, &read.authorities, &read.additionals];
     if read.metadata.truncation {
-        assert!(read.answers.is_empty() && read.authorities.is_empty() && read.additionals.is_empty());
+        assert!(read.authorities.is_empty() && read.additionals.is_empty());
+        assert!(read.answers.len() <= sections[0].len());
+        assert_aged(&read.answers, &sections[0][..read.answers.len()], age);
         return true;
     }
-    for (got, kept) in [&read.answers, &read.authorities, &read.additionals].into_iter().zip(&sections) {
+    let whole = head_len + entry.parts().body.len() + if query.edns().is_some() { OPT_LEN } else { 0 };
+    for (section, (got, kept)) in got.into_iter().zip(&sections).enumerate() {
+        // Authority and additional section go where the whole does not fit, in this order from behind.
+        if section > 0 && got.is_empty() && !kept.is_empty() {
+            assert!(whole > asked.limit(), "{whole} bytes fit into {}", asked.limit());
+            assert!(section == 2 || read.additionals.is_empty());
+            continue;
+        }
         assert_aged(got, kept, age);
     }
     true

@@ -75,7 +75,7 @@ pub struct Served<'a> {
 /// Ways of a set: as many tags and slot numbers as fill a cache line.
 const WAYS: usize = 8;
 
-/// The largest body kept, in bytes: beyond it every UDP client gets TC.
+/// The largest body kept, in bytes: beyond it no UDP client gets all of it.
 const MAX_BODY: usize = 4096;
 
 /// A rotated RRset up to this many bytes is kept twice over, so that each hit sends another window of it.
@@ -260,6 +260,11 @@ impl Near {
         (Arc::clone(&slot.entry), u32::from(std::mem::take(&mut slot.hits)))
     }
 
+    /// The entry a slot was rendered from.
+    pub fn entry(&self, SlotId(id): SlotId) -> Arc<Entry> {
+        Arc::clone(&self.slots[id as usize].entry)
+    }
+
     /// Renders a slot that was due from `entry`, and holds it until the batch ends.
     pub fn renew(&mut self, SlotId(id): SlotId, entry: &Arc<Entry>, now: Now) {
         let slot = &mut self.slots[id as usize];
@@ -423,13 +428,6 @@ impl<'a> Served<'a> {
             &behind_name[doubled..doubled + tail + opt_len],
         ]
     }
-
-    /// The OPT alone, for a reply that had to be truncated.
-    pub fn opt(&self) -> &'a [u8] {
-        let slot = self.slot;
-        let end = slot.block.len() - slot.listed_ttls() * 2;
-        &slot.block[end - self.opt_len..end]
-    }
 }
 
 impl Slot {
@@ -461,10 +459,6 @@ impl Slot {
             let (name, tail) = own.split_at(len);
             tail == tail_of(question.qtype, question.qclass, question.flags) && name_is(question.name, name)
         })
-    }
-
-    fn listed_ttls(&self) -> usize {
-        if self.ttls == MANY { 0 } else { usize::from(self.ttls) }
     }
 
     /// Takes the seconds that have passed off every TTL. False, and nothing done, where the store must be asked.

@@ -349,7 +349,13 @@ impl<U: Exchange> Forwarder<U> {
 
     /// Reads its resolv.confs again; whether the addresses are others now.
     pub(super) fn refresh_addresses(&self, listen: &[SocketAddr]) -> Result<bool, resolv_conf::ReadError> {
-        let addresses = upstream_addresses(&self.spec, listen)?;
+        let mut addresses = upstream_addresses(&self.spec, listen)?;
+        if addresses.is_empty() {
+            // A file caught while it is written, or a node without a network for a moment.
+            addresses.clone_from(&self.addresses.borrow());
+            addresses.retain(|address| !is_self(*address, listen));
+            tracing::warn!(kept = ?addresses, "resolv.conf names no server: those known so far stay in use");
+        }
         if *self.addresses.borrow() == addresses {
             return Ok(false);
         }

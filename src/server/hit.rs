@@ -101,8 +101,6 @@ enum Plan {
     Nothing,
     /// The first bytes of the datagram, flipped, and an OPT if it had one.
     Head { len: u16, opt: Option<[u8; OPT_LEN]> },
-    /// The same, truncated: the OPT is the slot's own.
-    Truncated { len: u16, slot: SlotId, opt: bool },
     /// The datagram's head, flipped, and a near slot's answer.
     Near { len: u16, slot: SlotId, rotation: u8, opt: bool },
     /// A whole reply in the scratch buffer.
@@ -210,10 +208,6 @@ impl HitPath {
                 let opt = opt.as_ref().map_or(&[][..], |opt| opt);
                 Some((usize::from(*len), [opt, &[], &[]]))
             }
-            Plan::Truncated { len, slot, opt } => {
-                let opt = if *opt { self.near.served(*slot).opt() } else { &[] };
-                Some((usize::from(*len), [opt, &[], &[]]))
-            }
             Plan::Near { len, slot, rotation, opt } => {
                 Some((usize::from(*len), self.near.served(*slot).pieces(*rotation, *opt)))
             }
@@ -263,29 +257,33 @@ impl HitPath {
         let limit = reply::reply_limit(asked.edns, self.transport);
         let opt_len = if opt { served.opt_len } else { 0 };
         let len = usize::from(asked.head_len);
-        let whole = served.body_len.map(|body| len + body + opt_len).filter(|&all| all <= limit);
+        let whole = served.body_len.map(|body| len + body + opt_len);
+        let Some(reply_len) = whole.filter(|&whole| whole <= limit) else {
+            return self.cut_reply(datagram, asked, slot, source);
+        };
         let authentic_data = served.authentic_data && asked.wants_authentic_data();
-        let reply_flags = reply::reply_flags(asked.flags, served.rcode, authentic_data, whole.is_none());
-        let counts = if whole.is_some() { served.counts } else { [0; 3] };
+        let reply_flags = reply::reply_flags(asked.flags, served.rcode, authentic_data, false);
         if let Some(header) = datagram.bytes.first_chunk_mut::<HEADER_LEN>() {
-            reply::flip_header(header, reply_flags, true, counts, opt);
+            reply::flip_header(header, reply_flags, true, served.counts, opt);
         }
         let zone = zone_of(served.zone);
         self.tally.query(zone, asked.qtype, datagram.bytes.len(), asked.dnssec_ok());
         let outcome = Outcome::new(source, served.rcode, served.kind);
-        let reply_len = whole.unwrap_or(len + opt_len);
         self.tally.response(zone, outcome, reply_len, 0);
         if self.logger.wants() {
             self.log(datagram, len, outcome, reply_len);
         }
-        if whole.is_some() {
-            Plan::Near { len: asked.head_len, slot, rotation, opt }
-        } else {
-            Plan::Truncated { len: asked.head_len, slot, opt }
-        }
+        Plan::Near { len: asked.head_len, slot, rotation, opt }
     }
 
-    /// Logs a query whose header has been flipped; its question is as it was.
+    /// The reply of a near slot that does not fit: copied, since what of it fits ends anywhere.
+    #[cold]
+    fn cut_reply(&mut self, datagram: &Datagram<'_>, facts: Facts, slot: SlotId, source: Source) -> Plan {
+        let entry = self.near.entry(slot);
+        self.scratch_reply(datagram, facts, &entry, source)
+    }
+
+    /// Logs a query; its header may have been flipped, its question is as it was.
     #[cold]
     fn log(&self, datagram: &Datagram<'_>, head_len: usize, outcome: Outcome, reply_len: usize) {
         let question = &datagram.bytes[HEADER_LEN..head_len];
@@ -344,26 +342,39 @@ impl HitPath {
         };
         match slot {
             Some(slot) => self.near_reply(&mut datagram, facts, slot, source),
-            None => self.scratch_reply(&Query::again(datagram.bytes, facts), &entry),
+            // The batch itself holds every slot that could make room.
+            None => self.scratch_reply(&datagram, facts, &entry, source),
         }
     }
 
-    /// A reply where the batch itself holds every slot that could make room.
-    fn scratch_reply(&mut self, query: &Query<'_>, entry: &Entry) -> Plan {
+    /// A reply that is in no near slot as it goes out.
+    fn scratch_reply(
+        &mut self,
+        datagram: &Datagram<'_>,
+        facts: Facts,
+        entry: &Entry,
+        source: Source,
+    ) -> Plan {
+        let query = Query::again(datagram.bytes, facts);
         let start = self.scratch.len();
         let ttls = Ttls::Aged(entry.age(self.now));
         let parts = entry.parts();
         reply::push_reply(
             &mut self.scratch,
-            &Asked::of(query, self.transport),
+            &Asked::of(&query, self.transport),
             &parts,
             ttls,
             entry.extended_error(),
         );
         let zone = zone_of(entry.zone());
         self.tally.query(zone, query.qtype(), query.packet_len(), query.dnssec_ok());
-        let outcome = Outcome::new(Source::Store, parts.rcode, entry.kind());
-        self.tally.response(zone, outcome, self.scratch.len() - start, 0);
+        let outcome = Outcome::new(source, parts.rcode, entry.kind());
+        let reply_len = self.scratch.len() - start;
+        self.tally.response(zone, outcome, reply_len, 0);
+        if self.logger.wants() {
+            let head_len = query.head().len();
+            self.log(datagram, head_len, outcome, reply_len);
+        }
         Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
     }
 
@@ -410,7 +421,7 @@ impl HitPath {
             reply::push_reply(&mut self.scratch, &asked, &parts, Ttls::Aged(0), Some(extended_error));
             Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
         } else {
-            flip_error(datagram.bytes, rcode, head_len, false)
+            flip_error(datagram.bytes, rcode, head_len, None)
         };
         self.tally.response(ZoneId::OTHER, outcome, head_len, 0);
         plan
@@ -431,7 +442,7 @@ impl HitPath {
                 self.tally.query(zone, 0, bytes.len(), false);
                 let outcome = Outcome::new(Source::Failure, rcode, Kind::Failure);
                 self.tally.response(zone, outcome, head_len, 0);
-                flip_error(bytes, rcode, head_len, edns)
+                flip_error(bytes, rcode, head_len, edns.map(|edns| edns.dnssec_ok))
             }
         }
     }
@@ -441,11 +452,11 @@ fn zone_of(number: u16) -> ZoneId {
     ZoneId::from_index(usize::from(number)).unwrap_or(ZoneId::OTHER)
 }
 
-/// An error without records, written over the query's own header.
-fn flip_error(bytes: &mut [u8], rcode: u16, head_len: usize, edns: bool) -> Plan {
+/// An error without records, written over the query's own header; with an OPT and this DO bit if there is one.
+fn flip_error(bytes: &mut [u8], rcode: u16, head_len: usize, dnssec_ok: Option<bool>) -> Plan {
     let Some(header) = bytes.first_chunk_mut::<HEADER_LEN>() else { return Plan::Nothing };
     let query_flags = u16::from_be_bytes([header[2], header[3]]) & !flags::AD;
     let reply_flags = reply::reply_flags(query_flags, rcode, false, false);
-    reply::flip_header(header, reply_flags, head_len > HEADER_LEN, [0; 3], edns);
-    Plan::Head { len: head_len as u16, opt: edns.then(|| reply::opt_record(rcode, false)) }
+    reply::flip_header(header, reply_flags, head_len > HEADER_LEN, [0; 3], dnssec_ok.is_some());
+    Plan::Head { len: head_len as u16, opt: dnssec_ok.map(|dnssec_ok| reply::opt_record(rcode, dnssec_ok)) }
 }

@@ -29,7 +29,7 @@ use crate::observe::{
 use crate::resolver::admission::{Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
-use crate::wire::query::{Query, Rejection};
+use crate::wire::query::{Edns, Query, Rejection};
 use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
 use crate::wire::rotation::Addresses;
 use crate::wire::{MAX_MESSAGE, rcode};
@@ -395,7 +395,7 @@ impl Connection {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             Err(Rejection::Answer { rcode, head_len, edns }) => {
-                self.reject(message, rcode, head_len, edns, out);
+                self.respond_empty(message, rcode, head_len, edns, Source::Failure, out);
                 return Ok(());
             }
         };
@@ -444,7 +444,7 @@ impl Connection {
         if !self.shared.admission.borrow_mut().admit(self.peer.ip(), channel, now) {
             self.tally.shed(ShedReason::ClientShare);
             let head_len = query.head().len();
-            self.respond_empty(message, rcode::REFUSED, head_len, query.edns().is_some(), Source::Shed, out);
+            self.respond_empty(message, rcode::REFUSED, head_len, query.edns(), Source::Shed, out);
             return Ok(());
         }
         let way = TcpWay {
@@ -464,13 +464,9 @@ impl Connection {
         } else {
             self.tally.shed(ShedReason::Queue);
             let head_len = query.head().len();
-            self.respond_empty(message, rcode::SERVFAIL, head_len, query.edns().is_some(), Source::Shed, out);
+            self.respond_empty(message, rcode::SERVFAIL, head_len, query.edns(), Source::Shed, out);
         }
         Ok(())
-    }
-
-    fn reject(&self, message: &[u8], rcode: u16, head_len: usize, edns: bool, out: &mut Vec<u8>) {
-        self.respond_empty(message, rcode, head_len, edns, Source::Failure, out);
     }
 
     fn respond_empty(
@@ -478,15 +474,10 @@ impl Connection {
         message: &[u8],
         rcode: u16,
         head_len: usize,
-        edns: bool,
+        edns: Option<Edns>,
         source: Source,
         out: &mut Vec<u8>,
     ) {
-        let edns = edns.then_some(crate::wire::query::Edns {
-            udp_payload: crate::wire::MIN_UDP_PAYLOAD,
-            dnssec_ok: false,
-            keepalive: false,
-        });
         let transport = Transport::Tcp { idle_timeout: self.told_idle_timeout() };
         let asked = Asked { head: &message[..head_len], edns, transport };
         let parts = Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };

@@ -47,8 +47,8 @@ pub enum Rejection {
         rcode: u16,
         /// How much of the packet goes back: 12 without the question, more with it.
         head_len: usize,
-        /// Whether an OPT goes back: the client sent a readable one.
-        edns: bool,
+        /// What the client's OPT says, if it sent one that can be read: then one goes back (RFC 6891 §6.1.1).
+        edns: Option<Edns>,
     },
 }
 
@@ -77,15 +77,16 @@ impl<'a> Query<'a> {
             return Err(Rejection::Ignore(Ignored::Response));
         }
         if query_flags & flags::OPCODE != 0 {
-            return Err(Rejection::bare(rcode::NOTIMP));
+            return Err(Rejection::bare(rcode::NOTIMP, packet));
         }
         if word(4) != 1 {
-            return Err(Rejection::bare(rcode::FORMERR));
+            return Err(Rejection::bare(rcode::FORMERR, packet));
         }
-        let name_len = plain_name_len(&packet[HEADER_LEN..]).map_err(|_| Rejection::bare(rcode::FORMERR))?;
+        let name_len =
+            plain_name_len(&packet[HEADER_LEN..]).map_err(|_| Rejection::bare(rcode::FORMERR, packet))?;
         let name_end = HEADER_LEN + name_len;
         let Some(&[t0, t1, c0, c1]) = packet[name_end..].first_chunk() else {
-            return Err(Rejection::bare(rcode::FORMERR));
+            return Err(Rejection::bare(rcode::FORMERR, packet));
         };
         let mut facts = Facts {
             // At most a header, 255 bytes of name, type and class.
@@ -95,7 +96,7 @@ impl<'a> Query<'a> {
             qclass: u16::from_be_bytes([c0, c1]),
             edns: None,
         };
-        let records = Records { answers: word(6), authorities: word(8), additionals: word(10) };
+        let records = Records::of(header);
         if records != (Records { answers: 0, authorities: 0, additionals: 0 }) {
             facts.edns = records.edns(packet, name_end + 4)?;
         }
@@ -189,14 +190,15 @@ impl Facts {
     }
 
     fn rejected(&self, rcode: u16) -> Rejection {
-        Rejection::Answer { rcode, head_len: usize::from(self.head_len), edns: self.edns.is_some() }
+        Rejection::Answer { rcode, head_len: usize::from(self.head_len), edns: self.edns }
     }
 }
 
 impl Rejection {
-    /// An answer of the header alone.
-    fn bare(rcode: u16) -> Self {
-        Self::Answer { rcode, head_len: HEADER_LEN, edns: false }
+    /// An answer of the header alone, and an OPT if there is one behind whatever makes `packet` no query.
+    #[cold]
+    fn bare(rcode: u16, packet: &[u8]) -> Self {
+        Self::Answer { rcode, head_len: HEADER_LEN, edns: find_edns(packet) }
     }
 }
 
@@ -209,13 +211,19 @@ struct Records {
 }
 
 impl Records {
+    fn of(header: &[u8; HEADER_LEN]) -> Self {
+        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        Self { answers: word(6), authorities: word(8), additionals: word(10) }
+    }
+
     /// Walks the records; the one OPT among them, if any.
     fn edns(self, packet: &[u8], question_end: usize) -> Result<Option<Edns>, Rejection> {
-        let formerr = Rejection::bare(rcode::FORMERR);
         let mut at = question_end;
-        let mut edns = None;
+        let mut edns: Option<Edns> = None;
         let before = u32::from(self.answers) + u32::from(self.authorities);
         for index in 0..before + u32::from(self.additionals) {
+            let formerr = Rejection::Answer { rcode: rcode::FORMERR, head_len: HEADER_LEN, edns };
+            let unreadable = Rejection::Answer { rcode: rcode::FORMERR, head_len: HEADER_LEN, edns: None };
             let owner = at;
             at = super::name::skip_name(packet, at).map_err(|_| formerr)?;
             let fixed: &[u8; 10] = packet.get(at..).and_then(<[u8]>::first_chunk).ok_or(formerr)?;
@@ -226,32 +234,44 @@ impl Records {
                 rtype::OPT => {
                     // RFC 6891 §6.1.1, §6.1.2: in the additional section, owned by the root, and only one.
                     if index < before || edns.is_some() || packet[owner] != 0 {
-                        return Err(formerr);
+                        return Err(unreadable);
                     }
                     let udp_payload = u16::from_be_bytes([fixed[2], fixed[3]]).max(MIN_UDP_PAYLOAD);
+                    let dnssec_ok = fixed[6] & 0x80 != 0;
                     if fixed[5] != 0 {
                         return Err(Rejection::Answer {
                             rcode: rcode::BADVERS,
                             head_len: question_end,
-                            edns: true,
+                            edns: Some(Edns { udp_payload, dnssec_ok, keepalive: false }),
                         });
                     }
-                    let keepalive = has_keepalive(rdata).ok_or(formerr)?;
-                    edns = Some(Edns { udp_payload, dnssec_ok: fixed[6] & 0x80 != 0, keepalive });
+                    let keepalive = has_keepalive(rdata).ok_or(unreadable)?;
+                    edns = Some(Edns { udp_payload, dnssec_ok, keepalive });
                 }
                 // No key is shared with anyone (RFC 8945 §5.2): refused rather than answered unsigned.
                 rtype::TSIG | rtype::SIG if index >= before => {
-                    return Err(Rejection::Answer {
-                        rcode: rcode::REFUSED,
-                        head_len: question_end,
-                        edns: edns.is_some(),
-                    });
+                    return Err(Rejection::Answer { rcode: rcode::REFUSED, head_len: question_end, edns });
                 }
                 _ => {}
             }
             at += 10 + rdata_len;
         }
         Ok(edns)
+    }
+}
+
+/// The OPT of a packet that is no query: of an opcode that is not implemented, with no question, more than one or one that does
+/// not read. What stands behind the questions reads the same for them all (RFC 6895 §2, RFC 2136 §2.2).
+fn find_edns(packet: &[u8]) -> Option<Edns> {
+    let header = packet.first_chunk()?;
+    let mut at = HEADER_LEN;
+    for _ in 0..read_u16(packet, 4)? {
+        at = super::name::skip_name(packet, at).ok()? + 4;
+    }
+    match Records::of(header).edns(packet, at) {
+        Ok(edns) | Err(Rejection::Answer { rcode: rcode::FORMERR | rcode::REFUSED, edns, .. }) => edns,
+        // Of another version: the rcode that says so is not the one that goes out.
+        Err(_) => None,
     }
 }
 

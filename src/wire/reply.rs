@@ -5,13 +5,16 @@ use std::time::Duration;
 use super::answer::Offset;
 use super::query::{Edns, Query};
 use super::rotation::Addresses;
-use super::{HEADER_LEN, MAX_MESSAGE, MIN_UDP_PAYLOAD, flags};
+use super::{HEADER_LEN, MAX_MESSAGE, MIN_UDP_PAYLOAD, flags, read_u16, rtype};
 
 /// UDP payload size announced to clients, in bytes (RFC 9715 §3, the value of DNS flag day 2020).
 pub const ANNOUNCED_UDP_PAYLOAD: u16 = 1232;
 
 /// Length of an OPT record without options, in bytes.
 pub const OPT_LEN: usize = 11;
+
+/// Length of each of the options that go out, in bytes: code, length, and a number of 16 bits.
+const OPTION_LEN: usize = 6;
 
 /// An answer's parts, wherever they are kept.
 #[derive(Debug, Clone, Copy)]
@@ -149,8 +152,80 @@ pub fn push_opt(
     out[start + OPT_LEN - 2..start + OPT_LEN].copy_from_slice(&options_len.to_be_bytes());
 }
 
-/// Appends the reply to `asked` to `out`: with TC and no records where it is larger than the client takes
-/// (RFC 2181 §9, RFC 9715 §3.2: never a cut record).
+/// What of an answer fits: its first records, and whether a client must be told that some are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// Bytes of the body.
+    pub len: usize,
+    /// Records in the three sections.
+    pub counts: [u16; 3],
+    /// TC: something is missing that the answer needs (RFC 2181 §9).
+    pub truncated: bool,
+}
+
+impl Parts<'_> {
+    /// What of the answer fits into `room` bytes: all of it; without the additional section; without the authority section too,
+    /// where the answer does not need it; else the first whole records of the answer section, with TC. Never a cut record
+    /// (RFC 9715 §3.2), and not an empty answer where something fits: a stub resolver without TCP takes what is there.
+    ///
+    /// Time is logarithmic in the number of records, but for the authority section's, which are looked at.
+    pub fn fit(&self, room: usize) -> Fit {
+        if self.body.len() <= room {
+            return Fit { len: self.body.len(), counts: self.counts, truncated: false };
+        }
+        let [answers, authorities, _] = self.counts;
+        let without_additional = usize::from(answers) + usize::from(authorities);
+        let len = self.len_of(without_additional);
+        if len <= room && !self.needs_additional() {
+            return Fit { len, counts: [answers, authorities, 0], truncated: false };
+        }
+        let len = self.len_of(usize::from(answers));
+        if len <= room && !self.needs_authority() {
+            return Fit { len, counts: [answers, 0, 0], truncated: false };
+        }
+        let of_answer = self.ttl_at.get(..usize::from(answers)).unwrap_or_default();
+        let fitting = of_answer.partition_point(|&at| self.end_of(at) <= room);
+        Fit { len: self.len_of(fitting), counts: [fitting as u16, 0, 0], truncated: true }
+    }
+
+    /// Bytes of the first `records` records.
+    fn len_of(&self, records: usize) -> usize {
+        let last = records.checked_sub(1).and_then(|last| self.ttl_at.get(last));
+        last.map_or(0, |&at| self.end_of(at))
+    }
+
+    /// Where the record ends whose TTL stands at `ttl_at`: behind that come RDLENGTH and RDATA (RFC 1035 §4.1.3).
+    fn end_of(&self, ttl_at: Offset) -> usize {
+        let at = usize::from(u16::from_ne_bytes(ttl_at));
+        at + 6 + usize::from(read_u16(self.body, at + 4).unwrap_or(0))
+    }
+
+    /// The types of the authority section's records, for signatures the type they cover.
+    fn authority_types(&self) -> impl Iterator<Item = u16> {
+        let [answers, authorities, _] = self.counts.map(usize::from);
+        let ttls = self.ttl_at.get(answers..answers + authorities).unwrap_or_default();
+        ttls.iter().filter_map(|&at| {
+            let at = usize::from(u16::from_ne_bytes(at));
+            match read_u16(self.body, at.checked_sub(4)?)? {
+                rtype::RRSIG => read_u16(self.body, at + 6),
+                other => Some(other),
+            }
+        })
+    }
+
+    /// A negative answer is made of its SOA, and DNSSEC proofs stand here too (RFC 2308 §3, RFC 4035 §3.1.3). Who is
+    /// authoritative for an answer is said beside it.
+    fn needs_authority(&self) -> bool {
+        self.counts[0] == 0 || self.authority_types().any(|rtype| rtype != rtype::NS)
+    }
+
+    /// A referral is made of its glue (RFC 9471). It has no answer, and no SOA.
+    fn needs_additional(&self) -> bool {
+        self.counts[0] == 0 && !self.authority_types().any(|rtype| rtype == rtype::SOA)
+    }
+}
+
+/// Appends the reply to `asked` to `out`: with what of the answer fits, see [`Parts::fit`].
 ///
 /// `asked.head` must be the head of a [`Query`], or the header alone.
 pub fn push_reply(
@@ -173,35 +248,32 @@ pub fn push_turned_reply(
     turn: Option<(Addresses, usize)>,
 ) {
     let start = out.len();
-    out.extend_from_slice(asked.head);
-    let body_start = out.len();
-    match turn {
-        Some((addresses, first)) => addresses.push_turned(out, parts.body, first),
-        None => out.extend_from_slice(parts.body),
-    }
     let keepalive = match asked.transport {
         Transport::Tcp { idle_timeout } => asked.edns.filter(|edns| edns.keepalive).map(|_| idle_timeout),
         Transport::Udp { .. } => None,
     };
-    let push_client_opt = |out: &mut Vec<u8>| {
-        if let Some(edns) = asked.edns {
-            push_opt(out, parts.rcode, edns.dnssec_ok, extended_error, keepalive);
+    let options = usize::from(extended_error.is_some()) + usize::from(keepalive.is_some());
+    let opt_len = if asked.edns.is_some() { OPT_LEN + options * OPTION_LEN } else { 0 };
+    let fit = parts.fit(asked.limit().saturating_sub(asked.head.len() + opt_len));
+    out.extend_from_slice(asked.head);
+    let body_start = out.len();
+    match turn {
+        Some((addresses, first)) if fit.len == parts.body.len() => {
+            addresses.push_turned(out, parts.body, first);
         }
-    };
-    push_client_opt(out);
-    let truncated = out.len() - start > asked.limit();
-    if truncated {
-        out.truncate(body_start);
-        push_client_opt(out);
-    } else {
-        set_ttls(&mut out[body_start..body_start + parts.body.len()], parts.ttl_at, ttls);
+        _ => out.extend_from_slice(&parts.body[..fit.len]),
+    }
+    let records = fit.counts.iter().map(|&count| usize::from(count)).sum::<usize>();
+    let ttl_at = parts.ttl_at.get(..records).unwrap_or(parts.ttl_at);
+    set_ttls(&mut out[body_start..], ttl_at, ttls);
+    if let Some(edns) = asked.edns {
+        push_opt(out, parts.rcode, edns.dnssec_ok, extended_error, keepalive);
     }
     let query_flags = u16::from_be_bytes([asked.head[2], asked.head[3]]);
     let wants_ad = query_flags & flags::AD != 0 || asked.edns.is_some_and(|edns| edns.dnssec_ok);
-    let reply_flags = reply_flags(query_flags, parts.rcode, parts.authentic_data && wants_ad, truncated);
-    let counts = if truncated { [0; 3] } else { parts.counts };
+    let reply_flags = reply_flags(query_flags, parts.rcode, parts.authentic_data && wants_ad, fit.truncated);
     if let Some(header) = out[start..].first_chunk_mut::<HEADER_LEN>() {
-        flip_header(header, reply_flags, asked.head.len() > HEADER_LEN, counts, asked.edns.is_some());
+        flip_header(header, reply_flags, asked.head.len() > HEADER_LEN, fit.counts, asked.edns.is_some());
     }
 }
 
