@@ -249,7 +249,7 @@ impl<U: Exchange> Resolver<U> {
     }
 
     /// A popular answer nears its end: looks it up anew, with nobody waiting.
-    fn prefetch(self: &Rc<Self>, entry: Arc<Entry>) {
+    fn prefetch(self: &Rc<Self>, entry: Entry) {
         let key = Key::new(&entry.question(), self.seed);
         if self.flights.borrow().find(&key, true).is_some() {
             return;
@@ -320,7 +320,7 @@ impl<U: Exchange> Resolver<U> {
         client: &Client,
         key: &Key,
         zone: &Zone<U>,
-        stale: Option<&Arc<Entry>>,
+        stale: Option<&Entry>,
         reason: ShedReason,
         now: Now,
     ) {

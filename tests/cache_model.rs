@@ -2,7 +2,6 @@
 //! the budget, and never a byte changed under a batch that points to it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use nodens::cache::entry::Origin;
 use nodens::cache::key::{Question, Seed};
@@ -38,8 +37,8 @@ fn addresses(count: u16, mark: u16, ttl: u32) -> Answer {
     answer
 }
 
-fn entry(key: &Key, answer: &Answer, now: Now) -> Arc<Entry> {
-    Arc::new(Entry::new(key, answer, Origin { stored: now, stale_for: 60, ..Origin::default() }))
+fn entry(key: &Key, answer: &Answer, now: Now) -> Entry {
+    Entry::new(key, answer, Origin { stored: now, stale_for: 60, ..Origin::default() })
 }
 
 fn bytes_of(near: &mut Near, slot: SlotId) -> Vec<u8> {

@@ -237,7 +237,7 @@ fn guarded_reply(key: &Key, client: &Client, reply: &[u8], store: &Store, now: N
     out
 }
 
-fn keep(key: &Key, reply: &[u8], store: &Store, now: Now) -> Arc<Entry> {
+fn keep(key: &Key, reply: &[u8], store: &Store, now: Now) -> Entry {
     let answer = Answer::from_reply(reply).expect("the replay's replies are well formed");
     let origin = Origin { stored: now, zone: ZoneId::OTHER.index() as u16, ..Origin::default() };
     store.insert(key, &answer, origin)

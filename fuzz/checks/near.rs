@@ -1,8 +1,6 @@
 //! An answer in the near table, hit again and again while it ages. The input is eight bytes and an upstream's reply: bits
 //! (rotation, OPT wanted, DO, prefetch), the entry's age in seconds when it comes near (two bytes), and five steps of time.
 
-use std::sync::Arc;
-
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
 use nodens::cache::entry::{Origin, PrefetchRule};
@@ -32,7 +30,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
     let key = Key::new(&Question { flags, ..Question::of(&query) }, Seed::of_process());
     let stored = Now(1_234_567);
     let prefetch = if prefetch { PrefetchRule { min_hits: 3, window: 5 } } else { PrefetchRule::default() };
-    let entry = Arc::new(Entry::new(&key, &answer, Origin { stored, prefetch, ..Origin::default() }));
+    let entry = Entry::new(&key, &answer, Origin { stored, prefetch, ..Origin::default() });
 
     let mut now = stored.plus_secs(u32::from(u16::from_be_bytes([a0, a1]))).plus_millis(u64::from(bits) * 3);
     if entry.freshness(now) != Freshness::Fresh {

@@ -2,17 +2,22 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use triomphe::ThinArc;
+
 use super::key::{Key, KeyFlags, Question, Seed};
 use super::time::Now;
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::reply::Parts;
 
-/// One cached answer. Immutable but for its popularity.
+/// One cached answer, shared: a clone is the same entry. Immutable but for its popularity.
+///
+/// One allocation holds its fields and, behind them, its bytes: the name, the body, the table of its TTLs' offsets.
+#[derive(Debug, Clone)]
+pub struct Entry(ThinArc<Fields, u8>);
+
 #[derive(Debug)]
-pub struct Entry {
+struct Fields {
     stored: Now,
-    /// Name, then body, then the table of its TTLs' offsets: one allocation.
-    data: Box<[u8]>,
     ttl: u32,
     stale_for: u32,
     counts: [u16; 3],
@@ -81,9 +86,8 @@ impl Entry {
         data.extend_from_slice(key.name());
         data.extend_from_slice(&answer.body);
         data.extend_from_slice(answer.ttl_at.as_flattened());
-        Self {
+        let fields = Fields {
             stored: origin.stored,
-            data: data.into_boxed_slice(),
             ttl: answer.ttl,
             stale_for: origin.stale_for,
             counts: answer.counts,
@@ -100,23 +104,39 @@ impl Entry {
             extended_error: origin.extended_error.unwrap_or(NO_EXTENDED_ERROR),
             prefetch: origin.prefetch,
             popularity: AtomicU32::new(0),
-        }
+        };
+        Self(ThinArc::from_header_and_slice(fields, &data))
+    }
+
+    /// Whether both are the same entry, not merely alike.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.fields(), other.fields())
+    }
+
+    #[inline]
+    fn fields(&self) -> &Fields {
+        &self.0.header.header
+    }
+
+    #[inline]
+    fn data(&self) -> &[u8] {
+        &self.0.slice
     }
 
     /// Whether this entry answers `key`: the whole of it, not its hash alone.
     #[inline]
     pub fn answers(&self, key: &Key) -> bool {
-        self.qtype == key.qtype()
-            && self.qclass == key.qclass()
-            && self.flags == key.flags()
+        self.fields().qtype == key.qtype()
+            && self.fields().qclass == key.qclass()
+            && self.fields().flags == key.flags()
             && self.name() == key.name()
     }
 
     /// Whether both answer the same question.
     pub fn same_question(&self, other: &Self) -> bool {
-        self.qtype == other.qtype
-            && self.qclass == other.qclass
-            && self.flags == other.flags
+        self.fields().qtype == other.fields().qtype
+            && self.fields().qclass == other.fields().qclass
+            && self.fields().flags == other.fields().flags
             && self.name() == other.name()
     }
 
@@ -127,58 +147,63 @@ impl Entry {
 
     /// The question it answers, the name folded.
     pub fn question(&self) -> Question<'_> {
-        Question { name: self.name(), qtype: self.qtype, qclass: self.qclass, flags: self.flags }
+        Question {
+            name: self.name(),
+            qtype: self.fields().qtype,
+            qclass: self.fields().qclass,
+            flags: self.fields().flags,
+        }
     }
 
     /// The name in wire form, folded.
     #[inline]
     pub fn name(&self) -> &[u8] {
-        &self.data[..usize::from(self.name_len)]
+        &self.data()[..usize::from(self.fields().name_len)]
     }
 
     /// The type asked.
     pub fn qtype(&self) -> u16 {
-        self.qtype
+        self.fields().qtype
     }
 
     /// The class asked.
     pub fn qclass(&self) -> u16 {
-        self.qclass
+        self.fields().qclass
     }
 
     /// DO and CD of the question.
     pub fn flags(&self) -> KeyFlags {
-        self.flags
+        self.fields().flags
     }
 
     /// The answer's kind.
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.fields().kind
     }
 
     /// The zone it was looked up in.
     pub fn zone(&self) -> u16 {
-        self.zone
+        self.fields().zone
     }
 
     /// How often in a row the lookup has failed.
     pub fn failures(&self) -> u8 {
-        self.failures
+        self.fields().failures
     }
 
     /// The extended error that goes out with it.
     pub fn extended_error(&self) -> Option<u16> {
-        Some(self.extended_error).filter(|&code| code != NO_EXTENDED_ERROR)
+        Some(self.fields().extended_error).filter(|&code| code != NO_EXTENDED_ERROR)
     }
 
     /// The answer's parts, TTLs as they were when it was stored.
     pub fn parts(&self) -> Parts<'_> {
-        let behind_name = &self.data[usize::from(self.name_len)..];
-        let (body, ttl_at) = behind_name.split_at(usize::from(self.body_len));
+        let behind_name = &self.data()[usize::from(self.fields().name_len)..];
+        let (body, ttl_at) = behind_name.split_at(usize::from(self.fields().body_len));
         Parts {
-            rcode: self.rcode,
-            authentic_data: self.authentic_data,
-            counts: self.counts,
+            rcode: self.fields().rcode,
+            authentic_data: self.fields().authentic_data,
+            counts: self.fields().counts,
             body,
             ttl_at: ttl_at.as_chunks().0,
         }
@@ -186,17 +211,17 @@ impl Entry {
 
     /// Whole seconds since it was stored: what a hit takes off every TTL.
     pub fn age(&self, now: Now) -> u32 {
-        now.seconds_since(self.stored)
+        now.seconds_since(self.fields().stored)
     }
 
     /// What the entry is good for.
     #[inline]
     pub fn freshness(&self, now: Now) -> Freshness {
-        let age = now.millis_since(self.stored);
-        let fresh_for = u64::from(self.ttl) * 1000;
+        let age = now.millis_since(self.fields().stored);
+        let fresh_for = u64::from(self.fields().ttl) * 1000;
         if age < fresh_for {
             Freshness::Fresh
-        } else if age < fresh_for + u64::from(self.stale_for) * 1000 {
+        } else if age < fresh_for + u64::from(self.fields().stale_for) * 1000 {
             Freshness::Stale
         } else {
             Freshness::Dead
@@ -205,71 +230,71 @@ impl Entry {
 
     /// Milliseconds until its TTL ends; 0 past it.
     pub fn remaining_millis(&self, now: Now) -> u64 {
-        (u64::from(self.ttl) * 1000).saturating_sub(now.millis_since(self.stored))
+        (u64::from(self.fields().ttl) * 1000).saturating_sub(now.millis_since(self.fields().stored))
     }
 
     /// Its lifetime in seconds.
     pub fn ttl(&self) -> u32 {
-        self.ttl
+        self.fields().ttl
     }
 
     /// When it was stored.
     pub fn stored(&self) -> Now {
-        self.stored
+        self.fields().stored
     }
 
     /// Seconds it is kept in all: its TTL and the time it may be served stale.
     pub fn kept_for(&self) -> u64 {
-        u64::from(self.ttl) + u64::from(self.stale_for)
+        u64::from(self.fields().ttl) + u64::from(self.fields().stale_for)
     }
 
     /// Adds hits that were answered from it.
     pub fn add_hits(&self, hits: u32) {
         let hits = hits.min(1 << 20);
         // The sum stays below the flag: entries live for hours, and near adds once a second at most.
-        if self.popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED < 1 << 30 {
-            self.popularity.fetch_add(hits, Ordering::Relaxed);
+        if self.fields().popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED < 1 << 30 {
+            self.fields().popularity.fetch_add(hits, Ordering::Relaxed);
         }
     }
 
     /// Hits that were answered from it, as far as they have been added.
     pub fn hits(&self) -> u32 {
-        self.popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED
+        self.fields().popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED
     }
 
     /// Whether now is the time to refresh it, and nobody has yet: true for one caller. Asked at most about once a second
     /// per worker, so the window is widened by that second: the next call may be too late.
     pub fn wants_prefetch(&self, now: Now) -> bool {
-        self.prefetch.min_hits > 0
-            && self.remaining_millis(now) <= (u64::from(self.prefetch.window) + 1) * 1000
-            && self.hits() >= u32::from(self.prefetch.min_hits)
+        self.fields().prefetch.min_hits > 0
+            && self.remaining_millis(now) <= (u64::from(self.fields().prefetch.window) + 1) * 1000
+            && self.hits() >= u32::from(self.fields().prefetch.min_hits)
             && self.claim_prefetch()
     }
 
     /// When something is to be decided about it next: whether to refresh it, or that its time is over.
     pub fn next_decision(&self, now: Now) -> Now {
-        let end = self.stored.plus_secs(self.ttl);
-        if self.prefetch.min_hits == 0 {
+        let end = self.fields().stored.plus_secs(self.fields().ttl);
+        if self.fields().prefetch.min_hits == 0 {
             return end;
         }
         // Within the window every second may be the one in which it has become popular, or its successor has arrived.
-        let window = Now(end.0.saturating_sub((u64::from(self.prefetch.window) + 1) * 1000));
+        let window = Now(end.0.saturating_sub((u64::from(self.fields().prefetch.window) + 1) * 1000));
         window.max(now.plus_secs(1)).min(end)
     }
 
     /// Claims the entry's one prefetch: true for the first caller only.
     pub fn claim_prefetch(&self) -> bool {
-        self.popularity.load(Ordering::Relaxed) & PREFETCH_ASKED == 0
-            && self.popularity.fetch_or(PREFETCH_ASKED, Ordering::Relaxed) & PREFETCH_ASKED == 0
+        self.fields().popularity.load(Ordering::Relaxed) & PREFETCH_ASKED == 0
+            && self.fields().popularity.fetch_or(PREFETCH_ASKED, Ordering::Relaxed) & PREFETCH_ASKED == 0
     }
 
     /// Lets the entry be prefetched again: the last attempt failed.
     pub fn release_prefetch(&self) {
-        self.popularity.fetch_and(!PREFETCH_ASKED, Ordering::Relaxed);
+        self.fields().popularity.fetch_and(!PREFETCH_ASKED, Ordering::Relaxed);
     }
 
     /// Bytes of memory it takes, tables' overhead not included.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.data.len()
+        size_of::<Fields>() + self.data().len()
     }
 }

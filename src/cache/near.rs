@@ -12,8 +12,6 @@
 //! Memory: 64 bytes a slot, the question and the answer's bytes, and an index of 8 bytes a way. A slot that an answer of the batch at
 //! work points to is never changed or dropped before the next batch begins.
 
-use std::sync::Arc;
-
 use super::entry::Entry;
 use super::key::{Key, KeyFlags, Question};
 use super::time::Now;
@@ -96,7 +94,7 @@ struct Set {
 struct Slot {
     /// The question (name, type, class, flags), the body (a rotated RRset twice), an OPT, and where the TTLs stand.
     block: Box<[u8]>,
-    entry: Arc<Entry>,
+    entry: Entry,
     /// The moment its bytes cease to hold.
     due: Now,
     batch: u32,
@@ -255,18 +253,18 @@ impl Near {
     }
 
     /// The entry a slot was rendered from, and the hits since the store was last asked, which are taken.
-    pub fn take_hits(&mut self, SlotId(id): SlotId) -> (Arc<Entry>, u32) {
+    pub fn take_hits(&mut self, SlotId(id): SlotId) -> (Entry, u32) {
         let slot = &mut self.slots[id as usize];
-        (Arc::clone(&slot.entry), u32::from(std::mem::take(&mut slot.hits)))
+        (slot.entry.clone(), u32::from(std::mem::take(&mut slot.hits)))
     }
 
     /// The entry a slot was rendered from.
-    pub fn entry(&self, SlotId(id): SlotId) -> Arc<Entry> {
-        Arc::clone(&self.slots[id as usize].entry)
+    pub fn entry(&self, SlotId(id): SlotId) -> Entry {
+        self.slots[id as usize].entry.clone()
     }
 
     /// Renders a slot that was due from `entry`, and holds it until the batch ends.
-    pub fn renew(&mut self, SlotId(id): SlotId, entry: &Arc<Entry>, now: Now) {
+    pub fn renew(&mut self, SlotId(id): SlotId, entry: &Entry, now: Now) {
         let slot = &mut self.slots[id as usize];
         self.bytes -= slot.block.len();
         slot.render(entry, now, self.rotate);
@@ -277,7 +275,7 @@ impl Near {
 
     /// Makes a slot for `entry`, the answer to `key`, and holds it until the batch ends. `None` where every slot that
     /// could make room is held by this batch.
-    pub fn fill(&mut self, key: &Key, entry: &Arc<Entry>, now: Now) -> Option<SlotId> {
+    pub fn fill(&mut self, key: &Key, entry: &Entry, now: Now) -> Option<SlotId> {
         let set = self.set_of(key.hash());
         let way = self.way_for(set)?;
         let mut slot = Slot::new(entry, now, self.rotate);
@@ -431,10 +429,10 @@ impl<'a> Served<'a> {
 }
 
 impl Slot {
-    fn new(entry: &Arc<Entry>, now: Now, rotate: bool) -> Self {
+    fn new(entry: &Entry, now: Now, rotate: bool) -> Self {
         let mut slot = Self {
             block: Box::default(),
-            entry: Arc::clone(entry),
+            entry: entry.clone(),
             due: now,
             batch: 0,
             ask_at: 0,
@@ -477,7 +475,7 @@ impl Slot {
     }
 
     /// Writes the entry's answer as it stands at `now`.
-    fn render(&mut self, entry: &Arc<Entry>, now: Now, rotate: bool) {
+    fn render(&mut self, entry: &Entry, now: Now, rotate: bool) {
         let parts = entry.parts();
         let age = entry.age(now);
         // An entry that is not fresh is never rendered, so this is at most the end of its time.
@@ -520,8 +518,8 @@ impl Slot {
         self.opt_len = (block.len() - before_opt) as u8;
         self.list_ttls(&mut block, parts.ttl_at);
         self.block = block.into_boxed_slice();
-        if !Arc::ptr_eq(&self.entry, entry) {
-            self.entry = Arc::clone(entry);
+        if !self.entry.is(entry) {
+            self.entry = entry.clone();
         }
     }
 

@@ -45,9 +45,9 @@ pub struct Store {
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
     /// The answer, positive or negative.
-    pub answer: Option<Arc<Entry>>,
+    pub answer: Option<Entry>,
     /// The last failure, past its time too: what its backoff counts on.
-    pub failure: Option<Arc<Entry>>,
+    pub failure: Option<Entry>,
     /// The store's [`generation`](Store::generation) when this was true.
     pub generation: u64,
 }
@@ -63,7 +63,7 @@ pub struct Holds {
 impl Kept {
     /// Where it is kept.
     pub fn holds(&self) -> Holds {
-        let kind = self.answer.as_ref().map(|entry| entry.kind());
+        let kind = self.answer.as_ref().map(Entry::kind);
         Holds {
             positive: kind == Some(Kind::Positive),
             negative: kind.is_some_and(Kind::is_negative),
@@ -105,7 +105,7 @@ struct Tables {
 
 #[derive(Debug)]
 struct Table {
-    entries: Moka<StoredKey, Arc<Entry>, BuildKeyHasher>,
+    entries: Moka<StoredKey, Entry, BuildKeyHasher>,
     budget: u64,
     /// Questions that were not in it before, as far as the caller knew, so far.
     added: AtomicU64,
@@ -124,7 +124,7 @@ impl Store {
 
     /// A fresh answer to `key`, or else all that is kept for it; a fresh failure only where nothing stale could be served
     /// instead.
-    pub fn find(&self, key: &Key, now: Now) -> Result<Arc<Entry>, Kept> {
+    pub fn find(&self, key: &Key, now: Now) -> Result<Entry, Kept> {
         let mut kept = Kept { generation: self.generation(), ..Kept::default() };
         let tables = self.tables.load();
         let mut stale = false;
@@ -140,7 +140,7 @@ impl Store {
         }
         kept.failure = tables.failure.get(key);
         match &kept.failure {
-            Some(failure) if !stale && failure.freshness(now) == Freshness::Fresh => Ok(Arc::clone(failure)),
+            Some(failure) if !stale && failure.freshness(now) == Freshness::Fresh => Ok(failure.clone()),
             _ => Err(kept),
         }
     }
@@ -154,21 +154,21 @@ impl Store {
     }
 
     /// The failure last remembered for `key`, whether its time has passed or not: what its backoff counts on.
-    pub fn failure(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn failure(&self, key: &Key) -> Option<Entry> {
         self.tables.load().failure.get(key)
     }
 
     /// Keeps `answer` to `key`, in place of whatever stands for its question. A failure leaves an answer that stands: it
     /// may be served stale.
-    pub fn insert(&self, key: &Key, answer: &Answer, origin: Origin) -> Arc<Entry> {
+    pub fn insert(&self, key: &Key, answer: &Answer, origin: Origin) -> Entry {
         self.replace(key, answer, origin, self.kept(key).holds())
     }
 
     /// The same, where the caller knows what stands for the question: each table that need not be asked is a miss of the
     /// processor's caches less. What stands there unknown to the caller stays, so nobody else may have kept an answer to
     /// the question meanwhile.
-    pub fn replace(&self, key: &Key, answer: &Answer, origin: Origin, before: Holds) -> Arc<Entry> {
-        let entry = Arc::new(Entry::new(key, answer, origin));
+    pub fn replace(&self, key: &Key, answer: &Answer, origin: Origin, before: Holds) -> Entry {
+        let entry = Entry::new(key, answer, origin);
         let tables = self.tables.load();
         let remove = |table: &Table, there: bool| {
             if there {
@@ -273,7 +273,7 @@ impl Table {
     fn new(budget: u64) -> Self {
         let entries = Moka::builder()
             .max_capacity(budget)
-            .weigher(|_: &StoredKey, entry: &Arc<Entry>| {
+            .weigher(|_: &StoredKey, entry: &Entry| {
                 u32::try_from(entry.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             .build_with_hasher(BuildKeyHasher);
@@ -287,16 +287,16 @@ impl Table {
     }
 
     /// What is kept for `key`. Asked whether it has it first: moka would write a miss to its log.
-    fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+    fn get(&self, key: &Key) -> Option<Entry> {
         if self.entries.contains_key(key) { self.entries.get(key) } else { None }
     }
 
     /// `known`: it has an entry for the question already.
-    fn insert(&self, hash: u64, entry: &Arc<Entry>, known: bool) {
+    fn insert(&self, hash: u64, entry: &Entry, known: bool) {
         if !known {
             self.added.fetch_add(1, Ordering::Relaxed);
         }
-        self.entries.insert(StoredKey { hash, entry: Arc::clone(entry) }, Arc::clone(entry));
+        self.entries.insert(StoredKey { hash, entry: entry.clone() }, entry.clone());
     }
 
     fn remove<K: Hash + Equivalent<StoredKey> + ?Sized>(&self, key: &K) {
@@ -323,7 +323,7 @@ impl Table {
 #[derive(Debug, Clone)]
 struct StoredKey {
     hash: u64,
-    entry: Arc<Entry>,
+    entry: Entry,
 }
 
 impl PartialEq for StoredKey {

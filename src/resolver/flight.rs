@@ -27,9 +27,9 @@ pub(super) struct Flight<U> {
     /// The name it is looked up under, where it is rewritten.
     pub(super) target: Option<Box<[u8]>>,
     /// What may be served if there is no answer in time.
-    pub(super) stale: Option<Arc<Entry>>,
+    pub(super) stale: Option<Entry>,
     /// The entry it refreshes ahead of time.
-    pub(super) refreshes: Option<Arc<Entry>>,
+    pub(super) refreshes: Option<Entry>,
     /// What the store had for the question when it started. Nothing else keeps an answer to the same question under way.
     pub(super) before: Holds,
     /// The configuration it started under: under another its answer is not kept.
@@ -81,8 +81,8 @@ pub(super) struct Start<U> {
     pub(super) recursion_desired: bool,
     pub(super) zone: Rc<Zone<U>>,
     pub(super) target: Option<Box<[u8]>>,
-    pub(super) stale: Option<Arc<Entry>>,
-    pub(super) refreshes: Option<Arc<Entry>>,
+    pub(super) stale: Option<Entry>,
+    pub(super) refreshes: Option<Entry>,
     pub(super) before: Holds,
     pub(super) epoch: u64,
 }

@@ -1,7 +1,5 @@
 //! What the servers hand to the miss path, over a bounded channel.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 
 use crate::cache::store::Kept;
@@ -14,7 +12,7 @@ pub enum Job {
     /// A client waits for it.
     Miss(Box<Miss>),
     /// A popular answer nears the end of its TTL; nobody waits.
-    Prefetch(Arc<Entry>),
+    Prefetch(Entry),
 }
 
 /// A question the cache has no fresh answer to, and who asks.

@@ -1,7 +1,5 @@
 //! The end of a lookup: what is kept, and what those who wait for it get.
 
-use std::sync::Arc;
-
 use super::Resolver;
 use super::exchange::Exchange;
 use super::failure::{Failed, Looked, Memory};
@@ -73,7 +71,7 @@ impl<U: Exchange> Resolver<U> {
     /// Remembers a failure (RFC 9520 §3.2): its next occurrence is answered from memory.
     fn remember(&self, flight: &Flight<U>, failed: &Failed, now: Now) {
         let Some(settings) = flight.zone.policy.failure else { return };
-        let recent = |entry: &Arc<Entry>| {
+        let recent = |entry: &Entry| {
             u64::from(now.seconds_since(entry.stored())) < entry.kept_for() + BACKOFF_MEMORY_SECS
         };
         let before =
@@ -131,7 +129,7 @@ impl<U: Exchange> Resolver<U> {
     }
 
     /// Gives all who wait for `flight` what is past its TTL.
-    pub(super) fn answer_waiters_stale(&self, flight: &Flight<U>, stale: &Arc<Entry>, now: Now) {
+    pub(super) fn answer_waiters_stale(&self, flight: &Flight<U>, stale: &Entry, now: Now) {
         for client in self.take_waiters(flight) {
             self.reply_stale(&client, &flight.key, stale, &flight.zone.policy, now);
         }

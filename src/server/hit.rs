@@ -314,7 +314,7 @@ impl HitPath {
         let last = due.map(|slot| self.near.take_hits(slot));
         let entry = match (self.store.find(key, self.now), last) {
             (Ok(entry), Some((old, hits))) => {
-                entry.add_hits(if Arc::ptr_eq(&entry, &old) { hits } else { 1 });
+                entry.add_hits(if entry.is(&old) { hits } else { 1 });
                 entry
             }
             (Ok(entry), None) => {
@@ -330,7 +330,7 @@ impl HitPath {
                 return self.miss(&mut datagram, facts, key, kept, listener);
             }
         };
-        if entry.wants_prefetch(self.now) && self.jobs.try_send(Job::Prefetch(Arc::clone(&entry))).is_err() {
+        if entry.wants_prefetch(self.now) && self.jobs.try_send(Job::Prefetch(entry.clone())).is_err() {
             entry.release_prefetch();
         }
         let (slot, source) = match due {
