@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 /// Watches until it is stopped.
 pub struct Heartbeat {
-    began: Instant,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vec<Stall>>>,
 }
@@ -34,17 +33,14 @@ impl Heartbeat {
                 thread::spawn(move || beat(&stop))
             })
             .collect();
-        Self { began: Instant::now(), stop, threads }
+        Self { stop, threads }
     }
 
-    /// What it has seen. Fails where the machine stood still for most of the time: nothing can be said then.
+    /// What it has seen.
     pub fn stop(self) -> Stalls {
         self.stop.store(true, Ordering::Relaxed);
         let seen = self.threads.into_iter().flat_map(|thread| thread.join().expect("a heartbeat ends"));
-        let stalls = Stalls::merge(seen.collect());
-        let (total, watched) = (stalls.total(), self.began.elapsed());
-        assert!(total < watched / 2, "the machine stood still for {total:?} of {watched:?}: try again");
-        stalls
+        Stalls::merge(seen.collect())
     }
 }
 
