@@ -10,7 +10,9 @@ use nodens::observe;
 use nodens::run::{Process, Watch};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// musl's allocator is slow under threads, and glibc's keeps what it freed.
+/// musl's allocator is slow under threads, and glibc's keeps what it freed. Under ThreadSanitizer (docs/fuzzing.md) it is the
+/// system's, which that one sees through.
+#[cfg(not(sanitized))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -8,6 +8,7 @@ use super::{Answered, Resolver};
 use crate::cache::{Entry, Key, Now};
 use crate::observe::{self, Outcome, Source, ZoneId};
 use crate::server::client::Client;
+use crate::server::outbox::Pushed;
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::reply::{Parts, Ttls};
 use crate::wire::{ede, rcode};
@@ -67,18 +68,23 @@ impl<U: Exchange> Resolver<U> {
 
     /// Tells a client that the answer was cut on its way here.
     pub(super) fn reply_truncated(&self, client: &Client, how: &Reply<'_>) {
-        let reply_len = self.outbox.borrow_mut().reply_truncated(client, rcode::NOERROR);
-        self.replied(client, rcode::NOERROR, Kind::NoData, how, reply_len);
+        let pushed = self.outbox.borrow_mut().reply_truncated(client, rcode::NOERROR);
+        self.replied(client, rcode::NOERROR, Kind::NoData, how, pushed);
     }
 
     fn reply_parts(&self, client: &Client, parts: &Parts<'_>, kind: Kind, how: &Reply<'_>) {
-        let reply_len = self.outbox.borrow_mut().reply(client, parts, how.ttls, how.extended_error);
-        self.replied(client, parts.rcode, kind, how, reply_len);
+        let pushed = self.outbox.borrow_mut().reply(client, parts, how.ttls, how.extended_error);
+        self.replied(client, parts.rcode, kind, how, pushed);
     }
 
-    fn replied(&self, client: &Client, rcode: u16, kind: Kind, how: &Reply<'_>, reply_len: usize) {
+    fn replied(&self, client: &Client, rcode: u16, kind: Kind, how: &Reply<'_>, pushed: Pushed) {
         let Reply { key, zone, source, upstream, now, .. } = *how;
-        let outcome = Outcome::new(source, rcode, observed(kind));
+        let outcome = if pushed.shed {
+            Outcome::new(Source::Shed, rcode::SERVFAIL, observe::Kind::Failure)
+        } else {
+            Outcome::new(source, rcode, observed(kind))
+        };
+        let reply_len = pushed.len;
         self.context.account.answered(&Answered { client, key, zone, outcome, upstream, reply_len, now });
         if !self.flush_due.replace(true) {
             self.flush.notify_one();

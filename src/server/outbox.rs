@@ -34,25 +34,34 @@ pub struct Flushed {
     pub refused: usize,
 }
 
+/// What went to a client, or will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    /// Bytes of the reply.
+    pub len: usize,
+    /// It is not the answer but SERVFAIL: clients that do not read have taken all there is for them (see [`super::kept`]).
+    pub shed: bool,
+}
+
 impl Outbox {
-    /// Replies to `client` with an answer's parts; the reply's length in bytes. A TCP reply goes to its connection's
-    /// writer at once, a datagram waits for [`Self::flush`].
+    /// Replies to `client` with an answer's parts. A TCP reply goes to its connection's writer at once, a datagram waits for
+    /// [`Self::flush`].
     pub fn reply(
         &mut self,
         client: &Client,
         parts: &Parts<'_>,
         ttls: Ttls,
         extended_error: Option<u16>,
-    ) -> usize {
+    ) -> Pushed {
         self.push(client, |out, asked| push_reply(out, asked, parts, ttls, extended_error))
     }
 
-    /// Tells `client` that the answer was cut before it came here; the reply's length in bytes.
-    pub fn reply_truncated(&mut self, client: &Client, rcode: u16) -> usize {
+    /// Tells `client` that the answer was cut before it came here.
+    pub fn reply_truncated(&mut self, client: &Client, rcode: u16) -> Pushed {
         self.push(client, |out, asked| push_truncated(out, asked, rcode))
     }
 
-    fn push(&mut self, client: &Client, write: impl FnOnce(&mut Vec<u8>, &Asked<'_>)) -> usize {
+    fn push(&mut self, client: &Client, write: impl FnOnce(&mut Vec<u8>, &Asked<'_>)) -> Pushed {
         match &client.way {
             Way::Udp(listener) => {
                 let start = self.bytes.len();
@@ -60,13 +69,14 @@ impl Outbox {
                 let end = self.bytes.len();
                 let listener = Arc::clone(listener);
                 self.datagrams.push(Datagram { listener, peer: client.peer, start, end });
-                end - start
+                Pushed { len: end - start, shed: false }
             }
             Way::Tcp(way) => {
                 let mut reply = Vec::with_capacity(512);
                 write(&mut reply, &client.asked());
-                if !way.kept.take(reply.len()) {
-                    // Clients that do not read have taken all there is; an answer without records always fits beside it.
+                let shed = !way.kept.take(reply.len());
+                if shed {
+                    // An answer without records always fits beside it.
                     reply = Vec::new();
                     let nothing = Parts {
                         rcode: rcode::SERVFAIL,
@@ -85,7 +95,7 @@ impl Outbox {
                 if way.replies.try_send(reply).is_err() {
                     way.kept.give_back(len);
                 }
-                len
+                Pushed { len, shed }
             }
         }
     }
