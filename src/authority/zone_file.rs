@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use hickory_proto::ProtoError;
-use hickory_proto::rr::{LowerName, Name, RData, Record, RecordSet, RecordType};
+use hickory_proto::rr::{LowerName, Name, RData, Record, RecordData as _, RecordSet, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinEncodable};
 use hickory_proto::serialize::txt::{ParseError, Parser};
 use hickory_server::net::BufDnsStreamHandle;
@@ -172,8 +172,9 @@ impl fmt::Debug for ZoneFile {
 
 /// Whether a message can carry the record, and whoever gets it can read it.
 fn encodes(record: &Record) -> Result<(), ProtoError> {
-    Record::<RData>::from_bytes(&record.to_bytes()?)?;
-    Ok(())
+    let read = Record::<RData>::from_bytes(&record.to_bytes()?)?;
+    // hickory-proto takes a record without data for one of an UPDATE (RFC 2136 §2.5) and refuses it in an answer.
+    if read.data.is_update() { Err("it has no data".into()) } else { Ok(()) }
 }
 
 /// Writes the origin where `@` stands for it within a record, and a relative `$ORIGIN` in full (RFC 1035 §5.1):
@@ -306,8 +307,11 @@ mod tests {
 
     #[test]
     fn a_record_that_no_message_can_carry_is_found_at_load() {
-        let error = parse(&format!("{ZONE}www HTTPS 1 . alpn=\n")).unwrap_err().to_string();
-        assert!(error.starts_with("/zones/corp: the HTTPS record of www.sub.corp.example."), "{error}");
+        for (rtype, data) in [("HTTPS", "1 . alpn="), ("TXT", "")] {
+            let error = parse(&format!("{ZONE}www {rtype} {data}\n")).unwrap_err().to_string();
+            let expected = format!("/zones/corp: the {rtype} record of www.sub.corp.example.");
+            assert!(error.starts_with(&expected), "{error}");
+        }
     }
 
     #[tokio::test]
