@@ -56,7 +56,7 @@ pub use fixed::FixedAnswerError;
 pub use zone::TablesError;
 
 use crate::cache::key::Seed;
-use crate::cache::store::Kept;
+use crate::cache::store::{Budgets, Kept};
 use crate::cache::{Entry, Freshness, Key, Now, Store};
 use crate::config::{Config, Forward};
 use crate::observe::{Counters, ShedReason, Source, ZoneId, Zones};
@@ -228,7 +228,12 @@ impl<U: Exchange> Resolver<U> {
 
     /// Lets the client wait for a lookup that is on its way.
     fn join(&self, flight: &Rc<Flight<U>>, client: Client, now: Now) {
-        if let Some(stale) = flight.stale.as_ref().filter(|_| flight.stale_due.get()) {
+        // Of an upstream that went down since the lookup began nobody need wait for a failure (RFC 8767 §5).
+        let at_once = |entry: &&Entry| {
+            let stale = entry.freshness(now) == Freshness::Stale;
+            flight.stale_due.get() || stale && flight.zone.is_down()
+        };
+        if let Some(stale) = flight.stale.as_ref().filter(at_once) {
             return self.reply_stale(&client, &flight.key, stale, &flight.zone.policy, now);
         }
         let may_join = self.flights.borrow().may_join(flight, client.address());
@@ -252,7 +257,7 @@ impl<U: Exchange> Resolver<U> {
     fn prefetch(self: &Rc<Self>, entry: Entry) {
         let key = Key::new(&entry.question(), self.seed);
         if self.flights.borrow().find(&key, true).is_some() {
-            return;
+            return entry.release_prefetch();
         }
         let tables = Rc::clone(&self.tables.borrow());
         match tables.route(&key) {
@@ -264,13 +269,14 @@ impl<U: Exchange> Resolver<U> {
             {
                 self.context.counters.prefetches.inc();
                 let epoch = self.epoch.get();
-                let refreshes = Some(entry);
+                // Should its time be over before the lookup is, whoever asks then has it to fall back on.
+                let stale = zone.policy.stale.map(|_| entry.clone());
                 self.start(Start {
                     recursion_desired: true,
                     zone,
                     target,
-                    stale: None,
-                    refreshes,
+                    stale,
+                    refreshes: Some(entry),
                     before: self.context.store.kept(&key).holds(),
                     key,
                     epoch,
@@ -342,6 +348,12 @@ impl<U: Exchange> Resolver<U> {
         let answer = self.keep_local(tables, key, local, now);
         self.reply(client, &answer, &Reply::new(key, zone, Source::Local, now));
     }
+}
+
+/// What the store may hold.
+pub fn budgets(config: &Config) -> Budgets {
+    let cache = &config.cache;
+    Budgets { positive: cache.size.0, negative: cache.negative_size.0, failure: cache.failure_size.0 }
 }
 
 /// How full the way to a zone's upstreams is.

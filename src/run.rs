@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::cache::Store;
-use crate::cache::store::Budgets;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::node::{Network, NodeError, instances};
 use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
@@ -91,7 +90,7 @@ impl Process {
         let network = Network::start(&config).await.inspect_err(|_| {
             metrics.counters.setup_errors(SetupStep::InterfaceAdd).inc();
         })?;
-        let store = Arc::new(Store::new(budgets(&config)));
+        let store = Arc::new(Store::new(crate::resolver::budgets(&config)));
         let (jobs, received) = tokio::sync::mpsc::channel(CHANNEL);
         let miss = MissThread::start(&config, &store, &metrics, &query_log, received).await?;
         let context = Context {
@@ -235,7 +234,6 @@ impl Process {
         if let Some(new) = new_front {
             drain(std::mem::replace(&mut self.front, new)).await;
         }
-        self.context.store.resize(budgets(&config));
         self.metrics.configure(&config);
         self.http.apply(&config.observe);
         if let Some(log) = &self.log {
@@ -271,13 +269,5 @@ async fn drain(front: Front) {
     // It joins threads, which must not hold up this one: HTTP and the guards run here.
     if tokio::task::spawn_blocking(move || front.drain()).await.is_err() {
         tracing::error!("draining panicked");
-    }
-}
-
-fn budgets(config: &Config) -> Budgets {
-    Budgets {
-        positive: config.cache.size.0,
-        negative: config.cache.negative_size.0,
-        failure: config.cache.failure_size.0,
     }
 }

@@ -41,9 +41,11 @@ fn entry(key: &Key, answer: &Answer, now: Now) -> Entry {
     Entry::new(key, answer, Origin { stored: now, stale_for: 60, ..Origin::default() })
 }
 
-fn bytes_of(near: &mut Near, slot: SlotId) -> Vec<u8> {
+/// The answer's body as it goes out at `now`.
+fn bytes_of(near: &mut Near, slot: SlotId, now: Now) -> Vec<u8> {
     let rotation = near.next_rotation(slot);
-    near.served(slot).pieces(rotation, false).concat()
+    let served = near.served(slot);
+    [served.lead(now).bytes(), &served.rest(rotation).concat()].concat()
 }
 
 /// TTL and address of each 16-byte A record.
@@ -57,32 +59,62 @@ fn records(body: &[u8]) -> Vec<(u32, [u8; 4])> {
 }
 
 #[test]
-fn a_hit_points_into_the_slot_and_touches_no_byte_between_two_seconds() {
+fn a_hit_points_into_the_stores_own_entry() {
+    let mut near = Near::new(1 << 20, true);
+    let key = key(1, rtype::A);
+    let start = Now(10_000);
+    let entry = entry(&key, &addresses(1, 7, 30), start);
+    near.begin_batch(0);
+    near.fill(&key, &entry, start).expect("room");
+    let own = entry.parts().body.as_ptr_range();
+    for (millis, left) in [(0, 30), (1, 30), (999, 30), (1000, 29), (28_999, 2)] {
+        near.begin_batch(0);
+        let now = start.plus_millis(millis);
+        let Found::Ready(found) = near.find(key.hash(), &key.question(), now) else { panic!("ready") };
+        let served = near.served(found);
+        // Neither copied nor moved: the kernel reads the same bytes for every hit, behind the one TTL.
+        let [rest, ..] = served.rest(0);
+        assert_eq!(rest.as_ptr_range(), own.start.wrapping_add(10)..own.end);
+        assert_eq!(served.lead(now).bytes().len(), 10);
+        assert_eq!(records(&bytes_of(&mut near, found, now))[0].0, left);
+    }
+    // At the end of its time the store must be asked.
+    near.begin_batch(0);
+    assert!(matches!(near.find(key.hash(), &key.question(), start.plus_secs(30)), Found::Due(_)));
+}
+
+#[test]
+fn an_answer_with_several_ttls_is_copied_once_and_counted_down_where_it_lies() {
     let mut near = Near::new(1 << 20, true);
     let key = key(1, rtype::A);
     let start = Now(10_000);
     near.begin_batch(0);
-    let slot = near.fill(&key, &entry(&key, &addresses(1, 7, 30), start), start).expect("room");
-    let first = near.served(slot).pieces(0, true)[0].as_ptr_range();
-    for millis in [0, 1, 500, 999] {
+    let slot = near.fill(&key, &entry(&key, &addresses(2, 7, 30), start), start).expect("room");
+    let first = near.served(slot).rest(0)[1].as_ptr_range();
+    for millis in [0, 999, 1000, 5000] {
         near.begin_batch(0);
         let Found::Ready(found) = near.find(key.hash(), &key.question(), start.plus_millis(millis)) else {
-            panic!("ready for a second")
+            panic!("counted down")
         };
-        // Neither copied nor moved: the kernel reads the same bytes for every hit.
-        assert_eq!(near.served(found).pieces(0, true)[0].as_ptr_range(), first);
+        assert_eq!(near.served(found).rest(0)[1].as_ptr_range(), first);
     }
-    // A second later the same bytes are counted down where they lie.
+}
+
+#[test]
+fn entries_that_near_keeps_alive_count_in_its_budget() {
+    let budget = 256 * 1024;
+    let mut near = Near::new(budget, true);
+    for number in 0..2_000 {
+        let key = key(number, rtype::A);
+        near.begin_batch(0);
+        near.fill(&key, &entry(&key, &addresses(60, number, 30), Now(1000)), Now(1000));
+        assert!(near.bytes() <= budget, "{} bytes after {number} names", near.bytes());
+    }
+    assert!((20..300).contains(&near.len()), "{} names of a kilobyte and its copy", near.len());
+    // No UDP client takes this whole: it would only keep memory.
+    let key = key(3_000, rtype::A);
     near.begin_batch(0);
-    let Found::Ready(found) = near.find(key.hash(), &key.question(), start.plus_millis(1000)) else {
-        panic!("counted down")
-    };
-    let piece = near.served(found).pieces(0, true)[0];
-    assert_eq!(piece.as_ptr_range(), first);
-    assert_eq!(records(&piece[..16])[0].0, 29);
-    // At the end of its time the store must be asked.
-    near.begin_batch(0);
-    assert!(matches!(near.find(key.hash(), &key.question(), start.plus_secs(30)), Found::Due(_)));
+    assert!(near.fill(&key, &entry(&key, &addresses(300, 1, 30), Now(1000)), Now(1000)).is_none());
 }
 
 #[test]
@@ -93,7 +125,7 @@ fn ttls_count_down_by_whole_seconds_of_age() {
     let entry = entry(&key, &addresses(3, 7, 30), start);
     near.begin_batch(0);
     let slot = near.fill(&key, &entry, start.plus_millis(4_999)).expect("room");
-    assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == 26));
+    assert!(records(&bytes_of(&mut near, slot, start.plus_millis(4_999))).iter().all(|&(ttl, _)| ttl == 26));
     for (millis, left) in [(5_000, 25), (5_999, 25), (6_000, 24), (28_500, 2)] {
         near.begin_batch(0);
         let Found::Ready(slot) = near.find(key.hash(), &key.question(), start.plus_millis(millis)) else {
@@ -101,7 +133,12 @@ fn ttls_count_down_by_whole_seconds_of_age() {
         };
         // All rotations: the RRset is kept twice over.
         for _ in 0..3 {
-            assert!(records(&bytes_of(&mut near, slot)).iter().all(|&(ttl, _)| ttl == left), "{millis}");
+            assert!(
+                records(&bytes_of(&mut near, slot, start.plus_millis(millis)))
+                    .iter()
+                    .all(|&(ttl, _)| ttl == left),
+                "{millis}"
+            );
         }
     }
     near.begin_batch(0);
@@ -119,7 +156,8 @@ fn each_hit_gets_another_rotation_of_all_addresses() {
     near.begin_batch(0);
     let slot = near.fill(&key, &entry(&key, &addresses(5, 7, 30), Now(1000)), Now(1000)).expect("room");
     for turn in 0..12u8 {
-        let got: Vec<u8> = records(&bytes_of(&mut near, slot)).iter().map(|&(_, ip)| ip[3]).collect();
+        let got: Vec<u8> =
+            records(&bytes_of(&mut near, slot, Now(1000))).iter().map(|&(_, ip)| ip[3]).collect();
         let want: Vec<u8> = (0..5).map(|i| (turn + i) % 5).collect();
         assert_eq!(got, want);
     }
@@ -132,7 +170,8 @@ fn without_rotation_the_order_stays() {
     near.begin_batch(0);
     let slot = near.fill(&key, &entry(&key, &addresses(5, 7, 30), Now(1000)), Now(1000)).expect("room");
     for _ in 0..3 {
-        let got: Vec<u8> = records(&bytes_of(&mut near, slot)).iter().map(|&(_, ip)| ip[3]).collect();
+        let got: Vec<u8> =
+            records(&bytes_of(&mut near, slot, Now(1000))).iter().map(|&(_, ip)| ip[3]).collect();
         assert_eq!(got, [0, 1, 2, 3, 4]);
     }
 }
@@ -151,7 +190,7 @@ fn a_batch_never_loses_a_slot_it_points_to() {
     }
     assert_eq!(held.len(), 8, "the ways of one set, and then no more");
     for (number, slot) in held {
-        assert_eq!(records(&bytes_of(&mut near, slot))[0].1[..2], number.to_be_bytes());
+        assert_eq!(records(&bytes_of(&mut near, slot, Now(1000)))[0].1[..2], number.to_be_bytes());
     }
     // The next batch may take their places.
     near.begin_batch(0);
@@ -293,10 +332,10 @@ proptest! {
                     };
                     let served = near.served(slot);
                     let served_kind = served.kind;
-                    let body = bytes_of(&mut near, slot);
+                    let body = bytes_of(&mut near, slot, now);
                     let Some(&(kind, mark, ttl, at)) = known else {
                         // Near may be behind a change of the store, but never past its entry's own end.
-                        let (entry, _) = near.take_hits(slot);
+                        let (entry, _) = near.take_hits(slot).expect("it was found");
                         prop_assert_eq!(entry.freshness(now), Freshness::Fresh);
                         continue;
                     };
@@ -306,7 +345,7 @@ proptest! {
                         Kind::NoData => kind == 2,
                         Kind::Failure => false,
                     };
-                    let (entry, _) = near.take_hits(slot);
+                    let (entry, _) = near.take_hits(slot).expect("it was found");
                     prop_assert!(entry.answers(&key));
                     if same && entry.stored() == at {
                         let left = ttl - now.seconds_since(at);

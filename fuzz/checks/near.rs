@@ -9,7 +9,7 @@ use nodens::cache::near::{Found, SlotId};
 use nodens::cache::{Entry, Freshness, Key, KeyFlags, Near, Now};
 use nodens::wire::answer::Answer;
 use nodens::wire::query::Query;
-use nodens::wire::reply::{flip_header, reply_flags};
+use nodens::wire::reply::{flip_header, opt_record, reply_flags};
 use nodens::wire::{HEADER_LEN, MAX_MESSAGE};
 
 use super::records::{Sections, assert_aged, expected, head_of};
@@ -38,9 +38,13 @@ pub(crate) fn check(input: &[u8]) -> bool {
     }
     let mut near = Near::new(1 << 20, rotate);
     near.begin_batch(1);
-    let slot = near.fill(&key, &entry, now).expect("an empty table has room");
+    // Larger than any UDP reply: what of it fits is taken from the entry, as the target `reply` does.
+    let Some(slot) = near.fill(&key, &entry, now) else {
+        assert!(answer.body.len() > 4096, "an empty table has room");
+        return true;
+    };
     let mut hit = Hit { head: &head, sections: &sections, rotate, opt };
-    hit.check(&mut near, slot, entry.age(now));
+    hit.check(&mut near, slot, &entry, now);
     for &step in steps {
         // Up to a quarter of a second, up to 63 seconds, or up to some hours: within a second, counted down, asked anew.
         now = match step >> 6 {
@@ -65,7 +69,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
             }
             Found::Nothing => panic!("what was filled is found"),
         };
-        hit.check(&mut near, slot, entry.age(now));
+        hit.check(&mut near, slot, &entry, now);
     }
     true
 }
@@ -79,17 +83,19 @@ struct Hit<'a> {
 }
 
 impl Hit<'_> {
-    fn check(&mut self, near: &mut Near, slot: SlotId, age: u32) {
+    fn check(&mut self, near: &mut Near, slot: SlotId, entry: &Entry, now: Now) {
+        let age = entry.age(now);
         let rotation = near.next_rotation(slot);
         let served = near.served(slot);
         let mut bytes = self.head.to_vec();
-        let flags = reply_flags(0x0100, served.rcode, false, false);
-        // Larger than any UDP reply: what of it fits is taken from the entry, as the target `reply` does.
-        let Some(body_len) = served.body_len else { return };
-        let pieces = served.pieces(rotation, self.opt).concat();
-        assert_eq!(pieces.len(), body_len + if self.opt { served.opt_len } else { 0 });
-        bytes.extend_from_slice(&pieces);
-        Self::flip(&mut bytes, flags, served.counts, self.opt);
+        let flags = reply_flags(0x0100, served.parts.rcode, false, false);
+        let body = [served.lead(now).bytes(), &served.rest(rotation).concat()].concat();
+        assert_eq!(Some(body.len()), served.body_len());
+        bytes.extend_from_slice(&body);
+        if self.opt {
+            bytes.extend_from_slice(&opt_record(served.parts.rcode, entry.flags().dnssec_ok()));
+        }
+        Self::flip(&mut bytes, flags, served.parts.counts, self.opt);
         let read = Message::from_vec(&bytes).expect("hickory-proto reads what goes out");
         assert_eq!(read.edns.is_some(), self.opt);
         let [answers, authorities, additionals] = self.sections;

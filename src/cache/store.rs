@@ -48,6 +48,7 @@ pub struct Kept {
     pub answer: Option<Entry>,
     /// The last failure, past its time too: what its backoff counts on.
     pub failure: Option<Entry>,
+    holds: Holds,
     /// The store's [`generation`](Store::generation) when this was true.
     pub generation: u64,
 }
@@ -61,14 +62,26 @@ pub struct Holds {
 }
 
 impl Kept {
+    fn add(&mut self, entry: Option<Entry>) {
+        let Some(entry) = entry else { return };
+        match entry.kind() {
+            Kind::Positive => self.holds.positive = true,
+            Kind::NoData | Kind::NxDomain => self.holds.negative = true,
+            Kind::Failure => {
+                self.holds.failure = true;
+                self.failure = Some(entry);
+                return;
+            }
+        }
+        // The younger one, should there ever be two.
+        if self.answer.as_ref().is_none_or(|answer| answer.stored() < entry.stored()) {
+            self.answer = Some(entry);
+        }
+    }
+
     /// Where it is kept.
     pub fn holds(&self) -> Holds {
-        let kind = self.answer.as_ref().map(Entry::kind);
-        Holds {
-            positive: kind == Some(Kind::Positive),
-            negative: kind.is_some_and(Kind::is_negative),
-            failure: self.failure.is_some(),
-        }
+        self.holds
     }
 }
 
@@ -127,30 +140,32 @@ impl Store {
     pub fn find(&self, key: &Key, now: Now) -> Result<Entry, Kept> {
         let mut kept = Kept { generation: self.generation(), ..Kept::default() };
         let tables = self.tables.load();
-        let mut stale = false;
+        let fresh = |entry: &Entry| entry.freshness(now) == Freshness::Fresh;
         for table in [&tables.positive, &tables.negative] {
-            if let Some(entry) = table.get(key) {
-                match entry.freshness(now) {
-                    Freshness::Fresh => return Ok(entry),
-                    Freshness::Stale => stale = true,
-                    Freshness::Dead => {}
-                }
-                kept.answer = Some(entry);
+            match table.get(key) {
+                Some(entry) if fresh(&entry) => return Ok(entry),
+                entry => kept.add(entry),
             }
         }
-        kept.failure = tables.failure.get(key);
-        match &kept.failure {
-            Some(failure) if !stale && failure.freshness(now) == Freshness::Fresh => Ok(failure.clone()),
-            _ => Err(kept),
+        let failure = tables.failure.get(key);
+        let stale = kept.answer.as_ref().is_some_and(|entry| entry.freshness(now) == Freshness::Stale);
+        match failure {
+            Some(failure) if !stale && fresh(&failure) => Ok(failure),
+            failure => {
+                kept.add(failure);
+                Err(kept)
+            }
         }
     }
 
     /// All that is kept for `key`: what the miss path decides on.
     pub fn kept(&self, key: &Key) -> Kept {
-        let generation = self.generation();
+        let mut kept = Kept { generation: self.generation(), ..Kept::default() };
         let tables = self.tables.load();
-        let answer = [&tables.positive, &tables.negative].into_iter().find_map(|table| table.get(key));
-        Kept { answer, failure: tables.failure.get(key), generation }
+        for table in [&tables.positive, &tables.negative, &tables.failure] {
+            kept.add(table.get(key));
+        }
+        kept
     }
 
     /// The failure last remembered for `key`, whether its time has passed or not: what its backoff counts on.
@@ -166,7 +181,8 @@ impl Store {
 
     /// The same, where the caller knows what stands for the question: each table that need not be asked is a miss of the
     /// processor's caches less. What stands there unknown to the caller stays, so nobody else may have kept an answer to
-    /// the question meanwhile.
+    /// the question meanwhile: all that is kept comes from the miss path's one thread, and of a question there is one
+    /// lookup at a time.
     pub fn replace(&self, key: &Key, answer: &Answer, origin: Origin, before: Holds) -> Entry {
         let entry = Entry::new(key, answer, origin);
         let tables = self.tables.load();
@@ -293,7 +309,10 @@ impl Table {
 
     /// `known`: it has an entry for the question already.
     fn insert(&self, hash: u64, entry: &Entry, known: bool) {
-        if !known {
+        if known {
+            // moka would keep the old key for as long as the question stays, and with it the old entry, which nothing weighs.
+            self.entries.invalidate(&StoredKey { hash, entry: entry.clone() });
+        } else {
             self.added.fetch_add(1, Ordering::Relaxed);
         }
         self.entries.insert(StoredKey { hash, entry: entry.clone() }, entry.clone());

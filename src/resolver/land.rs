@@ -56,7 +56,7 @@ impl<U: Exchange> Resolver<U> {
         if flight.recursion_desired && flight.refreshes.is_none() && self.is_current(flight) {
             self.remember(flight, failed, now);
         }
-        if let Some(stale) = flight.stale.as_ref().filter(|entry| entry.freshness(now) == Freshness::Stale) {
+        if let Some(stale) = flight.stale.as_ref().filter(|entry| entry.freshness(now) != Freshness::Dead) {
             self.answer_waiters_stale(flight, stale, now);
         } else {
             self.answer_waiters(flight, &failed.answer, failed.extended_error, Source::Failure, now);

@@ -34,6 +34,7 @@ impl<U: Exchange> Resolver<U> {
         *self.tables.borrow_mut() = Rc::clone(&new);
         self.flights.borrow_mut().set_limits(&config.limits);
         self.epoch.set(self.epoch.get() + 1);
+        self.context.store.resize(super::budgets(config));
         self.context.store.retain(|entry| new.keeps(&old, entry));
         *self.config.borrow_mut() = config.clone();
         for forwarder in new.forwarders() {
@@ -125,6 +126,8 @@ impl<U: Exchange> Resolver<U> {
             match zone.reload_file() {
                 Ok(()) => {
                     tracing::info!(file = %path.display(), "the zone is served from its new file");
+                    // What is being made of the old file is not to be kept.
+                    self.epoch.set(self.epoch.get() + 1);
                     self.context.store.retain(|entry| !is_at_or_below(entry.name(), zone.name()));
                 }
                 Err(error) => tracing::warn!(%error, "the zone is served as it was"),

@@ -101,8 +101,8 @@ enum Plan {
     Nothing,
     /// The first bytes of the datagram, flipped, and an OPT if it had one.
     Head { len: u16, opt: Option<[u8; OPT_LEN]> },
-    /// The datagram's head, flipped, and a near slot's answer.
-    Near { len: u16, slot: SlotId, rotation: u8, opt: bool },
+    /// The datagram's head, flipped, and behind it the lead of a near slot's answer; then its rest, and an OPT.
+    Near { len: u16, slot: SlotId, rotation: u8, opt: Option<[u8; OPT_LEN]> },
     /// A whole reply in the scratch buffer.
     Scratch { start: u32, end: u32 },
 }
@@ -148,7 +148,7 @@ impl HitPath {
         self.seen[index] = if datagram.oversize {
             Seen::Oversize
         } else {
-            match Query::parse(datagram.bytes) {
+            match Query::parse(datagram.bytes()) {
                 Ok(query) => {
                     let hash = Question::of(&query).hash(self.seed);
                     self.near.prefetch_set(hash);
@@ -182,14 +182,14 @@ impl HitPath {
     pub fn plan(&mut self, index: usize, mut datagram: Datagram<'_>, listener: &Arc<UdpListener>) {
         let plan = match self.seen[index] {
             Seen::Query(facts, hash) => {
-                let question = Question::of(&Query::again(datagram.bytes, facts));
+                let question = Question::of(&Query::again(datagram.bytes(), facts));
                 match self.near.find(hash, &question, self.now) {
                     Found::Ready(slot) => self.near_reply(&mut datagram, facts, slot, Source::Near),
                     Found::Due(slot) => self.ask_store(datagram, facts, Some(slot), listener),
                     Found::Nothing => self.ask_store(datagram, facts, None, listener),
                 }
             }
-            Seen::Rejected(rejection) => self.reject(datagram.bytes, rejection),
+            Seen::Rejected(rejection) => self.reject(datagram.bytes_mut(), rejection),
             Seen::Oversize => {
                 self.tally.dropped(DropReason::Oversize);
                 Plan::Nothing
@@ -206,13 +206,14 @@ impl HitPath {
             Plan::Nothing => None,
             Plan::Head { len, opt } => {
                 let opt = opt.as_ref().map_or(&[][..], |opt| opt);
-                Some((usize::from(*len), [opt, &[], &[]]))
+                Some((usize::from(*len), [opt, &[], &[], &[]]))
             }
             Plan::Near { len, slot, rotation, opt } => {
-                Some((usize::from(*len), self.near.served(*slot).pieces(*rotation, *opt)))
+                let [a, b, c] = self.near.served(*slot).rest(*rotation);
+                Some((usize::from(*len), [a, b, c, opt.as_ref().map_or(&[][..], |opt| opt)]))
             }
             Plan::Scratch { start, end } => {
-                Some((0, [&self.scratch[*start as usize..*end as usize], &[], &[]]))
+                Some((0, [&self.scratch[*start as usize..*end as usize], &[], &[], &[]]))
             }
         }
     }
@@ -253,40 +254,44 @@ impl HitPath {
     ) -> Plan {
         let rotation = self.near.next_rotation(slot);
         let served = self.near.served(slot);
-        let opt = asked.edns.is_some();
-        let limit = reply::reply_limit(asked.edns, self.transport);
-        let opt_len = if opt { served.opt_len } else { 0 };
+        let parts = served.parts;
+        let opt = asked.edns.map(|edns| reply::opt_record(parts.rcode, edns.dnssec_ok));
+        let opt_len = if opt.is_some() { OPT_LEN } else { 0 };
         let len = usize::from(asked.head_len);
-        let whole = served.body_len.map(|body| len + body + opt_len);
-        let Some(reply_len) = whole.filter(|&whole| whole <= limit) else {
-            return self.cut_reply(datagram, asked, slot, source);
+        let whole = served.body_len().map(|body| len + body + opt_len);
+        let fits = whole.filter(|&whole| whole <= reply::reply_limit(asked.edns, self.transport));
+        let with_option = opt.is_some() && served.extended_error.is_some();
+        let Some(reply_len) = fits.filter(|_| !with_option) else {
+            return self.copied_reply(datagram, asked, slot, source);
         };
-        let authentic_data = served.authentic_data && asked.wants_authentic_data();
-        let reply_flags = reply::reply_flags(asked.flags, served.rcode, authentic_data, false);
-        if let Some(header) = datagram.bytes.first_chunk_mut::<HEADER_LEN>() {
-            reply::flip_header(header, reply_flags, true, served.counts, opt);
-        }
-        let zone = zone_of(served.zone);
-        self.tally.query(zone, asked.qtype, datagram.bytes.len(), asked.dnssec_ok());
-        let outcome = Outcome::new(source, served.rcode, served.kind);
+        let lead = served.lead(self.now);
+        let (zone, kind) = (zone_of(served.zone), served.kind);
+        let authentic_data = parts.authentic_data && asked.wants_authentic_data();
+        let reply_flags = reply::reply_flags(asked.flags, parts.rcode, authentic_data, false);
+        self.tally.query(zone, asked.qtype, datagram.bytes().len(), asked.dnssec_ok());
+        let outcome = Outcome::new(source, parts.rcode, kind);
         self.tally.response(zone, outcome, reply_len, 0);
+        if let Some(header) = datagram.bytes_mut().first_chunk_mut::<HEADER_LEN>() {
+            reply::flip_header(header, reply_flags, true, parts.counts, opt.is_some());
+        }
+        datagram.write(len, lead.bytes());
         if self.logger.wants() {
             self.log(datagram, len, outcome, reply_len);
         }
-        Plan::Near { len: asked.head_len, slot, rotation, opt }
+        Plan::Near { len: asked.head_len + lead.bytes().len() as u16, slot, rotation, opt }
     }
 
-    /// The reply of a near slot that does not fit: copied, since what of it fits ends anywhere.
+    /// The reply of a near slot that does not fit, or with an extended error: copied, since it is put together anew.
     #[cold]
-    fn cut_reply(&mut self, datagram: &Datagram<'_>, facts: Facts, slot: SlotId, source: Source) -> Plan {
-        let entry = self.near.entry(slot);
+    fn copied_reply(&mut self, datagram: &Datagram<'_>, facts: Facts, slot: SlotId, source: Source) -> Plan {
+        let entry = self.near.served(slot).entry.clone();
         self.scratch_reply(datagram, facts, &entry, source)
     }
 
     /// Logs a query; its header may have been flipped, its question is as it was.
     #[cold]
     fn log(&self, datagram: &Datagram<'_>, head_len: usize, outcome: Outcome, reply_len: usize) {
-        let question = &datagram.bytes[HEADER_LEN..head_len];
+        let question = &datagram.bytes()[HEADER_LEN..head_len];
         let (name, tail) = question.split_at(question.len() - 4);
         self.logger.log(&query_log::Entry {
             at: SystemTime::now(),
@@ -310,11 +315,11 @@ impl HitPath {
         due: Option<SlotId>,
         listener: &Arc<UdpListener>,
     ) -> Plan {
-        let key = &Key::of(&Query::again(datagram.bytes, facts), self.seed);
-        let last = due.map(|slot| self.near.take_hits(slot));
+        let key = &Key::of(&Query::again(datagram.bytes(), facts), self.seed);
+        let last = due.and_then(|slot| self.near.take_hits(slot));
         let entry = match (self.store.find(key, self.now), last) {
             (Ok(entry), Some((old, hits))) => {
-                entry.add_hits(if entry.is(&old) { hits } else { 1 });
+                entry.add_hits(if entry.is(&old) { hits + 1 } else { 1 });
                 entry
             }
             (Ok(entry), None) => {
@@ -322,7 +327,11 @@ impl HitPath {
                 entry
             }
             // Evicted for want of room, but good: it was asked a minute ago.
-            (Err(_), Some((old, _))) if old.freshness(self.now) == Freshness::Fresh => old,
+            (Err(kept), Some((old, _)))
+                if kept.answer.is_none() && old.freshness(self.now) == Freshness::Fresh =>
+            {
+                old
+            }
             (Err(kept), _) => {
                 if let Some(slot) = due {
                     self.near.drop_slot(slot);
@@ -342,7 +351,7 @@ impl HitPath {
         };
         match slot {
             Some(slot) => self.near_reply(&mut datagram, facts, slot, source),
-            // The batch itself holds every slot that could make room.
+            // The batch itself holds every slot that could make room, or it is larger than any.
             None => self.scratch_reply(&datagram, facts, &entry, source),
         }
     }
@@ -355,7 +364,7 @@ impl HitPath {
         entry: &Entry,
         source: Source,
     ) -> Plan {
-        let query = Query::again(datagram.bytes, facts);
+        let query = Query::again(datagram.bytes(), facts);
         let start = self.scratch.len();
         let ttls = Ttls::Aged(entry.age(self.now));
         let parts = entry.parts();
@@ -394,7 +403,7 @@ impl HitPath {
         if !self.admission.admit(peer.ip(), Channel::of(&self.jobs), self.now) {
             return self.shed(datagram, facts, ShedReason::ClientShare, rcode::REFUSED);
         }
-        let query = Query::again(datagram.bytes, facts);
+        let query = Query::again(datagram.bytes(), facts);
         let way = Way::Udp(Arc::clone(listener));
         let client = Client::new(&query, self.transport, peer, self.now, way);
         let miss = Miss { key: key.clone(), kept, recursion_desired: query.recursion_desired(), client };
@@ -408,7 +417,7 @@ impl HitPath {
     /// Turns a miss away at once: an answer costs less than the retries of a client that gets none.
     #[cold]
     fn shed(&mut self, datagram: &mut Datagram<'_>, facts: Facts, reason: ShedReason, rcode: u16) -> Plan {
-        let query = Query::again(datagram.bytes, facts);
+        let query = Query::again(datagram.bytes(), facts);
         self.tally.shed(reason);
         self.tally.query(ZoneId::OTHER, query.qtype(), query.packet_len(), query.dnssec_ok());
         let (head_len, edns) = (query.head().len(), query.edns());
@@ -421,7 +430,7 @@ impl HitPath {
             reply::push_reply(&mut self.scratch, &asked, &parts, Ttls::Aged(0), Some(extended_error));
             Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
         } else {
-            flip_error(datagram.bytes, rcode, head_len, None)
+            flip_error(datagram.bytes_mut(), rcode, head_len, None)
         };
         self.tally.response(ZoneId::OTHER, outcome, head_len, 0);
         plan

@@ -16,7 +16,7 @@ pub const DATAGRAM_ROOM: usize = 2048;
 const STRIDE: usize = DATAGRAM_ROOM + 64;
 
 /// Pieces one reply may consist of.
-pub const PIECES: usize = 4;
+pub const PIECES: usize = 5;
 
 /// Buffers, addresses and headers for a batch of received datagrams and their replies. Allocated once.
 pub struct Batch {
@@ -31,19 +31,45 @@ pub struct Batch {
 
 /// A datagram where it was received.
 pub struct Datagram<'a> {
-    /// Its bytes.
-    pub bytes: &'a mut [u8],
     /// It was longer than its room; the rest is lost.
     pub oversize: bool,
+    room: &'a mut [u8; DATAGRAM_ROOM],
+    len: usize,
     address: &'a libc::sockaddr_in6,
 }
 
 impl<'a> Datagram<'a> {
-    /// A datagram that came from nowhere, for benchmarks without sockets. Its peer is `[::]:0`.
-    pub fn detached(bytes: &'a mut [u8]) -> Self {
+    /// A datagram of the first `len` bytes of `room` that came from nowhere, for benchmarks without sockets. Its peer is
+    /// `[::]:0`.
+    ///
+    /// # Panics
+    /// If `len` is more than [`DATAGRAM_ROOM`].
+    pub fn detached(room: &'a mut [u8; DATAGRAM_ROOM], len: usize) -> Self {
         // SAFETY: a plain C structure, for which zeroes are valid.
         static NOWHERE: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
-        Self { bytes, oversize: false, address: &NOWHERE }
+        assert!(len <= DATAGRAM_ROOM, "{len} bytes do not fit");
+        Self { room, len, oversize: false, address: &NOWHERE }
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.room[..self.len]
+    }
+
+    /// Its bytes, to be made a reply.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.room[..self.len]
+    }
+
+    /// Writes `bytes` at `at` of its room, over what was received or behind it.
+    ///
+    /// # Panics
+    /// If they do not fit into the room.
+    #[inline]
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.room[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Who sent it.
@@ -134,14 +160,17 @@ impl Batch {
     pub fn datagram(&mut self, index: usize) -> Datagram<'_> {
         let message = &self.receive[..self.received][index];
         let len = (message.msg_len as usize).min(DATAGRAM_ROOM);
+        let room =
+            self.rooms[index].first_chunk_mut().expect("a room is no shorter than what is received into it");
         Datagram {
-            bytes: &mut self.rooms[index][..len],
+            room,
+            len,
             oversize: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             address: &self.addresses[index],
         }
     }
 
-    /// Sends a reply to each datagram that `reply` gives one for: the first `head_len` bytes of the datagram itself,
+    /// Sends a reply to each datagram that `reply` gives one for: the first `head_len` bytes of the datagram's room,
     /// and behind it the pieces. Returns how many the kernel took, and the last error where it refused some.
     ///
     /// Nothing is copied in user space: the kernel reads the datagram's room and the pieces.
@@ -312,7 +341,7 @@ mod tests {
             socket.connect(&client.local_addr().unwrap().into()).unwrap();
             socket.shutdown(Shutdown::Read).unwrap();
             assert_eq!(batch.receive(server.as_fd(), true).unwrap(), 1);
-            assert_eq!(batch.datagram(0).bytes, b"late");
+            assert_eq!(batch.datagram(0).bytes(), b"late");
             assert_eq!(batch.receive(server.as_fd(), true).unwrap(), 0);
             let ended = batch.receive(server.as_fd(), false).unwrap_err();
             assert_eq!(ended.kind(), io::ErrorKind::WouldBlock);

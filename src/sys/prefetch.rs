@@ -9,11 +9,12 @@ pub fn line<T>(value: &T) {
     address(std::ptr::from_ref(value).cast());
 }
 
-/// The same for the first `LINES` lines of `bytes`; where they are shorter, for what happens to lie behind them.
+/// The same for `LINES` lines from there on: `value` may be the head of something longer. What happens to lie behind a
+/// shorter one is brought near in vain.
 #[inline]
-pub fn lines<const LINES: usize>(bytes: &[u8]) {
+pub fn lines<const LINES: usize, T>(value: &T) {
     for line in 0..LINES {
-        address(bytes.as_ptr().wrapping_add(line * LINE));
+        address(std::ptr::from_ref(value).cast::<u8>().wrapping_add(line * LINE));
     }
 }
 

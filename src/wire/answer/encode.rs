@@ -10,6 +10,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordData as _};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
 
 use super::{AnswerError, Offset};
+use crate::wire::name::MAX_NAME;
 use crate::wire::{HEADER_LEN, MAX_MESSAGE};
 
 /// Records as they stand behind the question.
@@ -44,6 +45,8 @@ struct Encoder<'a> {
     name_end: usize,
     /// Where the first of the question's labels stands that hickory-proto knows of; `name_end` while it knows none.
     known_from: usize,
+    /// The owner at work, uncompressed.
+    owner: Vec<u8>,
     /// The last owner that does not end the question's name, uncompressed, and what points to it.
     last_owner: Option<(Vec<u8>, u16)>,
 }
@@ -57,7 +60,13 @@ impl<'a> Encoder<'a> {
         labels(question, &mut inner)?;
         let name_end = inner.len() - 1;
         inner.emit_u32(0)?;
-        Ok(Self { inner, name_end, known_from: name_end, last_owner: None })
+        Ok(Self {
+            inner,
+            name_end,
+            known_from: name_end,
+            owner: Vec::with_capacity(MAX_NAME),
+            last_owner: None,
+        })
     }
 
     /// Encodes a record; where its TTL stands.
@@ -83,55 +92,52 @@ impl<'a> Encoder<'a> {
 
     /// Encodes an owner: as a pointer where it is the question's name or ends it, or is the owner written out last.
     fn owner(&mut self, name: &Name) -> Result<(), AnswerError> {
-        let start = self.inner.len();
-        labels(name, &mut self.inner)?;
-        let len = self.inner.len() - start;
-        // The root is shorter than a pointer.
-        if len == 1 {
-            return Ok(());
+        self.owner.clear();
+        for label in name {
+            self.owner.push(label.len() as u8);
+            self.owner.extend_from_slice(label);
         }
-        let pointer = if let Some(at) = self.in_question(start, len) {
-            self.make_known(at);
-            at as u16
-        } else {
-            let written = self.inner.slice_of(start, start + len);
-            match &self.last_owner {
-                Some((last, pointer)) if last.eq_ignore_ascii_case(written) => *pointer,
-                _ => return self.owner_in_full(name, start),
+        self.owner.push(0);
+        // The root is shorter than a pointer.
+        if self.owner.len() == 1 {
+            return Ok(self.inner.emit(0)?);
+        }
+        let pointer = match (self.in_question(), &self.last_owner) {
+            (Some(at), _) => {
+                self.make_known(at);
+                at as u16
             }
+            (None, Some((last, pointer))) if last.eq_ignore_ascii_case(&self.owner) => *pointer,
+            _ => return self.owner_in_full(name),
         };
-        self.take_back(start);
         Ok(self.inner.emit_u16(POINTER | pointer)?)
     }
 
-    /// Encodes an owner with hickory-proto's compression, in place of what was written at `start`.
-    fn owner_in_full(&mut self, name: &Name, start: usize) -> Result<(), AnswerError> {
-        let written = self.inner.slice_of(start, self.inner.len()).to_vec();
-        self.take_back(start);
+    /// Encodes an owner with hickory-proto's compression.
+    fn owner_in_full(&mut self, name: &Name) -> Result<(), AnswerError> {
         self.make_known(HEADER_LEN);
+        let start = self.inner.len();
         name.emit(&mut self.inner)?;
-        let end = self.inner.len();
-        let at = match self.inner.slice_of(start, end) {
+        let at = match self.inner.slice_of(start, self.inner.len()) {
             // Where a whole name became a pointer, the next one points where it does.
             &[p0, p1] if p0 >= 0xc0 => Some(u16::from_be_bytes([p0, p1]) & !POINTER),
             // A pointer reaches below 0x4000.
             _ => (start < 0x4000).then_some(start as u16),
         };
-        self.last_owner = at.map(|at| (written, at));
+        self.last_owner = at.map(|at| (self.owner.clone(), at));
         Ok(())
     }
 
-    /// Where in the question's name the name written at `start` stands, if it is that or the end of it.
-    fn in_question(&self, start: usize, len: usize) -> Option<usize> {
-        let at = (self.name_end + 1).checked_sub(len).filter(|&at| at >= HEADER_LEN)?;
+    /// Where in the question's name `owner` stands, if it is that or the end of it.
+    fn in_question(&self) -> Option<usize> {
+        let at = (self.name_end + 1).checked_sub(self.owner.len()).filter(|&at| at >= HEADER_LEN)?;
         let question = self.inner.slice_of(HEADER_LEN, self.name_end + 1);
         // It must start at a label, not within one.
         let mut label = HEADER_LEN;
         while label < at {
             label += 1 + usize::from(question[label - HEADER_LEN]);
         }
-        let same = question[at - HEADER_LEN..].eq_ignore_ascii_case(self.inner.slice_of(start, start + len));
-        (label == at && same).then_some(at)
+        (label == at && question[at - HEADER_LEN..].eq_ignore_ascii_case(&self.owner)).then_some(at)
     }
 
     /// Has hickory-proto know the endings of the question's name from `at` on, so that names in records can point there.
@@ -142,11 +148,6 @@ impl<'a> Encoder<'a> {
             label += 1 + usize::from(self.inner.slice_of(label, label + 1)[0]);
         }
         self.known_from = self.known_from.min(at);
-    }
-
-    fn take_back(&mut self, start: usize) {
-        self.inner.set_offset(start);
-        self.inner.trim();
     }
 }
 
