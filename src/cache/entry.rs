@@ -115,6 +115,12 @@ impl Entry {
         std::ptr::eq(self.fields(), other.fields())
     }
 
+    /// How many hold it.
+    #[cfg(test)]
+    pub(super) fn sharers(&self) -> usize {
+        ThinArc::strong_count(&self.0)
+    }
+
     #[inline]
     fn fields(&self) -> &Fields {
         &self.0.header.header
@@ -141,14 +147,6 @@ impl Entry {
         // Most clients write small letters.
         (fields.qtype, fields.qclass, fields.flags) == (question.qtype, question.qclass, question.flags)
             && (self.name() == question.name || folds_to(question.name, self.name()))
-    }
-
-    /// Whether both answer the same question.
-    pub fn same_question(&self, other: &Self) -> bool {
-        self.fields().qtype == other.fields().qtype
-            && self.fields().qclass == other.fields().qclass
-            && self.fields().flags == other.fields().flags
-            && self.name() == other.name()
     }
 
     /// The key it answers. Built anew: keeping its hash would cost every entry eight bytes.

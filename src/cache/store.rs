@@ -6,12 +6,10 @@
 //! Positive, negative and failed answers have budgets of their own, so that a flood of one kind cannot push out
 //! another: a search path of five suffixes makes most answers of a cluster NXDOMAIN.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use equivalent::Equivalent;
 use moka::sync::Cache as Moka;
 
 use super::entry::{Entry, Freshness, Origin};
@@ -118,7 +116,10 @@ struct Tables {
 
 #[derive(Debug)]
 struct Table {
-    entries: Moka<StoredKey, Entry, BuildKeyHasher>,
+    /// By the hash of the question alone. The entry says which question it answers, and is asked: two questions with one
+    /// hash of 64 bits take each other's place, no more. moka keeps keys longer than values (a key that is replaced for as
+    /// long as the question stays, one that was removed until its table grows), so there must be nothing of weight in them.
+    entries: Moka<u64, Entry, BuildKeyHasher>,
     budget: u64,
     /// Questions that were not in it before, as far as the caller knew, so far.
     added: AtomicU64,
@@ -188,7 +189,7 @@ impl Store {
         let tables = self.tables.load();
         let remove = |table: &Table, there: bool| {
             if there {
-                table.remove(key);
+                table.remove(key.hash());
             }
         };
         match entry.kind() {
@@ -218,7 +219,7 @@ impl Store {
             [(&old.positive, &new.positive), (&old.negative, &new.negative), (&old.failure, &new.failure)]
         {
             for (key, entry) in &from.entries {
-                to.insert(key.hash, &entry, false);
+                to.insert(*key, &entry, false);
             }
         }
         self.tables.store(Arc::new(new));
@@ -230,7 +231,7 @@ impl Store {
         for table in [&tables.positive, &tables.negative, &tables.failure] {
             for (key, entry) in &table.entries {
                 if !keep(&entry) {
-                    table.remove(&*key);
+                    table.remove(*key);
                 }
             }
         }
@@ -245,7 +246,7 @@ impl Store {
         {
             for (key, entry) in &table.entries {
                 if now.millis_since(entry.stored()) >= (entry.kept_for() + grace) * 1000 {
-                    table.remove(&*key);
+                    table.remove(*key);
                 }
             }
         }
@@ -289,7 +290,7 @@ impl Table {
     fn new(budget: u64) -> Self {
         let entries = Moka::builder()
             .max_capacity(budget)
-            .weigher(|_: &StoredKey, entry: &Entry| {
+            .weigher(|_: &u64, entry: &Entry| {
                 u32::try_from(entry.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             .build_with_hasher(BuildKeyHasher);
@@ -304,24 +305,24 @@ impl Table {
 
     /// What is kept for `key`. Asked whether it has it first: moka would write a miss to its log.
     fn get(&self, key: &Key) -> Option<Entry> {
-        if self.entries.contains_key(key) { self.entries.get(key) } else { None }
+        if !self.entries.contains_key(&key.hash()) {
+            return None;
+        }
+        self.entries.get(&key.hash()).filter(|entry| entry.answers(key))
     }
 
     /// `known`: it has an entry for the question already.
     fn insert(&self, hash: u64, entry: &Entry, known: bool) {
-        if known {
-            // moka would keep the old key for as long as the question stays, and with it the old entry, which nothing weighs.
-            self.entries.invalidate(&StoredKey { hash, entry: entry.clone() });
-        } else {
+        if !known {
             self.added.fetch_add(1, Ordering::Relaxed);
         }
-        self.entries.insert(StoredKey { hash, entry: entry.clone() }, entry.clone());
+        self.entries.insert(hash, entry.clone());
     }
 
-    fn remove<K: Hash + Equivalent<StoredKey> + ?Sized>(&self, key: &K) {
-        if self.entries.contains_key(key) {
+    fn remove(&self, hash: u64) {
+        if self.entries.contains_key(&hash) {
             self.removed.fetch_add(1, Ordering::Relaxed);
-            self.entries.invalidate(key);
+            self.entries.invalidate(&hash);
         }
     }
 
@@ -336,34 +337,66 @@ impl Table {
     }
 }
 
-/// moka's key: the entry itself, so that no name is kept twice, and the hash of its question. With the hash at hand a
-/// table that grows need not read every name, nor a lookup the names it passes over. It takes no memory: moka's
-/// allocation for a key of 8 bytes is as large.
-#[derive(Debug, Clone)]
-struct StoredKey {
-    hash: u64,
-    entry: Entry,
-}
-
-impl PartialEq for StoredKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.entry.same_question(&other.entry)
-    }
-}
-
-impl Eq for StoredKey {}
-
-impl Hash for StoredKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl Equivalent<StoredKey> for Key {
-    fn equivalent(&self, stored: &StoredKey) -> bool {
-        stored.hash == self.hash() && stored.entry.answers(self)
-    }
-}
-
 /// Seconds a failure is remembered past its own time: its backoff counts on the last one.
 const FAILURE_GRACE_SECS: u64 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::KeyFlags;
+    use crate::cache::key::{Question, Seed};
+
+    fn store() -> Store {
+        Store::new(Budgets { positive: 1 << 20, negative: 1 << 20, failure: 1 << 20 })
+    }
+
+    fn key() -> Key {
+        let question = Question { name: b"\x03www\x00", qtype: 1, qclass: 1, flags: KeyFlags::default() };
+        Key::new(&question, Seed::of_process())
+    }
+
+    #[test]
+    fn an_entry_that_was_replaced_is_let_go() {
+        let (store, key) = (store(), key());
+        let kinds = [Kind::Positive, Kind::Positive, Kind::NxDomain, Kind::NoData, Kind::Positive];
+        let entries = kinds.map(|kind| store.insert(&key, &Answer::empty(0, kind, 60), Origin::default()));
+        let stats = store.stats();
+        // moka frees what was taken out in its own time: when no reader can still be looking at it.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while entries[..4].iter().any(|entry| entry.sharers() > 1) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", entries.map(|entry| entry.sharers()));
+            store.insert(&other(), &Answer::empty(0, Kind::Failure, 60), Origin::default());
+            store.stats();
+        }
+        assert_eq!((stats.positive.entries, stats.negative.entries), (1, 0));
+        assert_eq!((stats.positive.evictions, stats.negative.evictions), (0, 0));
+        assert_eq!(entries[4].sharers(), 2, "ours and the table's");
+    }
+
+    fn other() -> Key {
+        let question = Question { name: b"\x05other\x00", qtype: 1, qclass: 1, flags: KeyFlags::default() };
+        Key::new(&question, Seed::of_process())
+    }
+
+    #[test]
+    fn another_question_with_the_same_hash_is_not_answered() {
+        let (store, key) = (store(), key());
+        let entry = store.insert(&key, &Answer::empty(0, Kind::Positive, 60), Origin::default());
+        let tables = store.tables.load();
+        tables.positive.insert(other().hash(), &entry, false);
+        assert!(store.find(&key, Now::default()).is_ok());
+        assert!(store.find(&other(), Now::default()).is_err() && store.kept(&other()).answer.is_none());
+    }
+
+    #[test]
+    fn what_stands_is_known_table_by_table() {
+        let (store, key) = (store(), key());
+        assert_eq!(store.kept(&key).holds(), Holds::default());
+        store.insert(&key, &Answer::empty(2, Kind::Failure, 60), Origin::default());
+        assert_eq!(store.kept(&key).holds(), Holds { failure: true, ..Holds::default() });
+        store.insert(&key, &Answer::empty(3, Kind::NxDomain, 60), Origin::default());
+        assert_eq!(store.kept(&key).holds(), Holds { negative: true, ..Holds::default() });
+        let past = Now(Origin::default().stored.0 + 61_000);
+        assert_eq!(store.find(&key, past).unwrap_err().holds(), store.kept(&key).holds());
+    }
+}

@@ -159,6 +159,24 @@ fn a_popular_answer_is_refreshed_with_nobody_waiting() {
 }
 
 #[test]
+fn rfc8767_who_joins_a_prefetch_that_outlives_its_entry_gets_the_stale_answer() {
+    run(async {
+        let world = World::new(FORWARD, address(30));
+        world.ask(NAME, RecordType::A).await;
+        pass(28 * SECOND).await;
+        let entry = world.store.find(&key_of(NAME), now()).unwrap();
+        assert!(entry.claim_prefetch());
+        world.says(late(4 * SECOND, rcode(ResponseCode::ServFail)));
+        world.jobs.try_send(Job::Prefetch(entry)).unwrap();
+        // The upstream is silent, and meanwhile the time of the answer is over.
+        pass(3 * SECOND).await;
+        let reply = world.ask(NAME, RecordType::A).await;
+        assert_eq!((reply.answers.len(), extended_error(&reply)), (1, Some(ede::STALE_ANSWER)));
+        assert_eq!(world.asked(), 2, "the first query and the prefetch");
+    });
+}
+
+#[test]
 fn a_prefetch_that_fails_may_be_tried_again_and_is_no_remembered_failure() {
     run(async {
         let world = World::new(FORWARD, address(30));
