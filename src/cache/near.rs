@@ -79,7 +79,7 @@ pub struct Lead {
 const WAYS: usize = 8;
 
 /// Bytes a lead may have: an owner that is a pointer or a short name, type, class and TTL.
-const LEAD_ROOM: usize = 16;
+pub const LEAD_ROOM: usize = 16;
 
 /// The largest body of interest, in bytes: the largest `listen.max_udp_payload`.
 const MAX_BODY: usize = 4096;
@@ -359,14 +359,19 @@ impl<'a> Served<'a> {
     /// The body's first bytes as they stand at `now`. None of an answer that has a copy.
     #[inline]
     pub fn lead(&self, now: Now) -> Lead {
-        let mut lead = Lead { bytes: [0; LEAD_ROOM], len: 0 };
-        let len = self.lead_len();
-        if let Some((before, field)) = self.parts.body[..len].split_last_chunk::<4>() {
+        let mut lead = Lead { bytes: [0; LEAD_ROOM], len: self.lead_len() as u8 };
+        let len = usize::from(lead.len);
+        if len == 0 {
+            return lead;
+        }
+        // As many bytes whatever the length, where there are as many: that is an instruction in place of a call.
+        match self.parts.body.first_chunk() {
+            Some(first) => lead.bytes = *first,
+            None => lead.bytes[..len].copy_from_slice(&self.parts.body[..len]),
+        }
+        if let Some(field) = lead.bytes[..len].last_chunk_mut::<4>() {
             // An RRset of a fresh entry outlives its age.
-            let ttl = u32::from_be_bytes(*field).saturating_sub(self.entry.age(now));
-            lead.bytes[..before.len()].copy_from_slice(before);
-            lead.bytes[before.len()..len].copy_from_slice(&ttl.to_be_bytes());
-            lead.len = len as u8;
+            *field = u32::from_be_bytes(*field).saturating_sub(self.entry.age(now)).to_be_bytes();
         }
         lead
     }
@@ -391,6 +396,23 @@ impl Lead {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The bytes, and behind them others of no meaning.
+    #[inline]
+    pub fn room(&self) -> &[u8; LEAD_ROOM] {
+        &self.bytes
+    }
+
+    /// How many bytes it has.
+    #[inline]
+    pub fn len(&self) -> u16 {
+        u16::from(self.len)
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 

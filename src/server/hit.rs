@@ -274,11 +274,11 @@ impl HitPath {
         if let Some(header) = datagram.bytes_mut().first_chunk_mut::<HEADER_LEN>() {
             reply::flip_header(header, reply_flags, true, parts.counts, opt.is_some());
         }
-        datagram.write(len, lead.bytes());
+        datagram.write(len, lead.room());
         if self.logger.wants() {
             self.log(datagram, len, outcome, reply_len);
         }
-        Plan::Near { len: asked.head_len + lead.bytes().len() as u16, slot, rotation, opt }
+        Plan::Near { len: asked.head_len + lead.len(), slot, rotation, opt }
     }
 
     /// The reply of a near slot that does not fit, or with an extended error: copied, since it is put together anew.

@@ -68,8 +68,8 @@ impl<'a> Datagram<'a> {
     /// # Panics
     /// If they do not fit into the room.
     #[inline]
-    pub fn write(&mut self, at: usize, bytes: &[u8]) {
-        self.room[at..at + bytes.len()].copy_from_slice(bytes);
+    pub fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) {
+        self.room[at..at + N].copy_from_slice(bytes);
     }
 
     /// Who sent it.
