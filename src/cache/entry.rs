@@ -1,6 +1,6 @@
 //! A cached answer.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use triomphe::ThinArc;
 
@@ -17,6 +17,7 @@ use crate::wire::reply::Parts;
 #[derive(Debug, Clone)]
 pub struct Entry(ThinArc<Fields, u8>);
 
+/// An entry's fields, packed: eight bytes of each are a quarter of a MiB of a node's names.
 #[derive(Debug)]
 struct Fields {
     stored: Now,
@@ -28,14 +29,45 @@ struct Fields {
     qclass: u16,
     rcode: u16,
     zone: u16,
-    flags: KeyFlags,
+    /// [`PrefetchRule::window`], or [`NO_PREFETCH`].
+    prefetch_window: u16,
+    /// Hits that it takes yet to be popular, and [`PREFETCH_ASKED`].
+    unpopular: AtomicU16,
     name_len: u8,
-    kind: Kind,
-    authentic_data: bool,
+    traits: Traits,
     failures: u8,
-    extended_error: u16,
-    prefetch: PrefetchRule,
-    popularity: AtomicU32,
+    extended_error: u8,
+}
+
+/// DO and CD of the question (the low two bits, as in [`KeyFlags`]), AD, and the answer's kind.
+#[derive(Debug, Clone, Copy)]
+struct Traits(u8);
+
+impl Traits {
+    const AD: u8 = 1 << 2;
+    const KIND_SHIFT: u8 = 3;
+    /// Kinds by their number.
+    const KINDS: [Kind; 4] = [Kind::Positive, Kind::NoData, Kind::NxDomain, Kind::Failure];
+
+    fn new(flags: KeyFlags, authentic_data: bool, kind: Kind) -> Self {
+        let ad = if authentic_data { Self::AD } else { 0 };
+        Self(flags.bits() | ad | (kind as u8) << Self::KIND_SHIFT)
+    }
+
+    #[inline]
+    fn flags(self) -> KeyFlags {
+        KeyFlags::new(self.0 & 1 != 0, self.0 & 2 != 0)
+    }
+
+    #[inline]
+    fn authentic_data(self) -> bool {
+        self.0 & Self::AD != 0
+    }
+
+    #[inline]
+    fn kind(self) -> Kind {
+        Self::KINDS[usize::from(self.0 >> Self::KIND_SHIFT) % Self::KINDS.len()]
+    }
 }
 
 /// When an entry is worth refreshing before its TTL ends.
@@ -75,11 +107,14 @@ pub struct Origin {
     pub prefetch: PrefetchRule,
 }
 
-/// Stands for "no extended error": the registry ends far below it (RFC 8914 §5.2).
-const NO_EXTENDED_ERROR: u16 = u16::MAX;
+/// Stands for "no extended error": those in use are below 32 (RFC 8914 §5.2).
+const NO_EXTENDED_ERROR: u8 = u8::MAX;
 
-/// Set in `popularity` once a prefetch was asked for.
-const PREFETCH_ASKED: u32 = 1 << 31;
+/// Stands for "never refreshed ahead of time".
+const NO_PREFETCH: u16 = u16::MAX;
+
+/// Set in `unpopular` once a prefetch was asked for.
+const PREFETCH_ASKED: u16 = 1 << 15;
 
 impl Entry {
     /// An entry that answers `key` with `answer` for `answer.ttl` seconds.
@@ -88,6 +123,7 @@ impl Entry {
         data.extend_from_slice(key.name());
         data.extend_from_slice(&answer.body);
         data.extend_from_slice(answer.ttl_at.as_flattened());
+        let rule = origin.prefetch;
         let fields = Fields {
             stored: origin.stored,
             ttl: answer.ttl,
@@ -98,14 +134,15 @@ impl Entry {
             qclass: key.qclass(),
             rcode: answer.rcode,
             zone: origin.zone,
-            flags: key.flags(),
+            prefetch_window: if rule.min_hits == 0 { NO_PREFETCH } else { rule.window.min(NO_PREFETCH - 1) },
+            unpopular: AtomicU16::new(rule.min_hits.min(PREFETCH_ASKED - 1)),
             name_len: key.name().len() as u8,
-            kind: answer.kind,
-            authentic_data: answer.authentic_data,
+            traits: Traits::new(key.flags(), answer.authentic_data, answer.kind),
             failures: origin.failures,
-            extended_error: origin.extended_error.unwrap_or(NO_EXTENDED_ERROR),
-            prefetch: origin.prefetch,
-            popularity: AtomicU32::new(0),
+            extended_error: origin
+                .extended_error
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(NO_EXTENDED_ERROR),
         };
         Self(ThinArc::from_header_and_slice(fields, &data))
     }
@@ -136,7 +173,7 @@ impl Entry {
     pub fn answers(&self, key: &Key) -> bool {
         self.fields().qtype == key.qtype()
             && self.fields().qclass == key.qclass()
-            && self.fields().flags == key.flags()
+            && self.fields().traits.flags() == key.flags()
             && self.name() == key.name()
     }
 
@@ -145,7 +182,8 @@ impl Entry {
     pub fn is_asked(&self, question: &Question<'_>) -> bool {
         let fields = self.fields();
         // Most clients write small letters.
-        (fields.qtype, fields.qclass, fields.flags) == (question.qtype, question.qclass, question.flags)
+        (fields.qtype, fields.qclass, fields.traits.flags())
+            == (question.qtype, question.qclass, question.flags)
             && (self.name() == question.name || folds_to(question.name, self.name()))
     }
 
@@ -160,7 +198,7 @@ impl Entry {
             name: self.name(),
             qtype: self.fields().qtype,
             qclass: self.fields().qclass,
-            flags: self.fields().flags,
+            flags: self.fields().traits.flags(),
         }
     }
 
@@ -182,12 +220,12 @@ impl Entry {
 
     /// DO and CD of the question.
     pub fn flags(&self) -> KeyFlags {
-        self.fields().flags
+        self.fields().traits.flags()
     }
 
     /// The answer's kind.
     pub fn kind(&self) -> Kind {
-        self.fields().kind
+        self.fields().traits.kind()
     }
 
     /// The zone it was looked up in.
@@ -202,7 +240,7 @@ impl Entry {
 
     /// The extended error that goes out with it.
     pub fn extended_error(&self) -> Option<u16> {
-        Some(self.fields().extended_error).filter(|&code| code != NO_EXTENDED_ERROR)
+        Some(self.fields().extended_error).filter(|&code| code != NO_EXTENDED_ERROR).map(u16::from)
     }
 
     /// The answer's parts, TTLs as they were when it was stored.
@@ -211,7 +249,7 @@ impl Entry {
         let (body, ttl_at) = behind_name.split_at(usize::from(self.fields().body_len));
         Parts {
             rcode: self.fields().rcode,
-            authentic_data: self.fields().authentic_data,
+            authentic_data: self.fields().traits.authentic_data(),
             counts: self.fields().counts,
             body,
             ttl_at: ttl_at.as_chunks().0,
@@ -259,47 +297,54 @@ impl Entry {
 
     /// Adds hits that were answered from it.
     pub fn add_hits(&self, hits: u32) {
-        let hits = hits.min(1 << 20);
-        // The sum stays below the flag: entries live for hours, and near adds once a second at most.
-        if self.fields().popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED < 1 << 30 {
-            self.fields().popularity.fetch_add(hits, Ordering::Relaxed);
+        let hits = u16::try_from(hits).unwrap_or(u16::MAX);
+        let unpopular = &self.fields().unpopular;
+        if unpopular.load(Ordering::Relaxed) & !PREFETCH_ASKED == 0 {
+            return;
         }
+        // The closure gives a value always, so that this cannot fail.
+        let _ = unpopular.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missing| {
+            Some(missing & PREFETCH_ASKED | (missing & !PREFETCH_ASKED).saturating_sub(hits))
+        });
     }
 
-    /// Hits that were answered from it, as far as they have been added.
-    pub fn hits(&self) -> u32 {
-        self.fields().popularity.load(Ordering::Relaxed) & !PREFETCH_ASKED
+    /// Whether it has had the hits that make it popular, as far as they have been added.
+    pub fn is_popular(&self) -> bool {
+        self.fields().unpopular.load(Ordering::Relaxed) & !PREFETCH_ASKED == 0
     }
 
-    /// Whether now is the time to refresh it, and nobody has yet: true for one caller. Asked at most about once a second
-    /// per worker, so the window is widened by that second: the next call may be too late.
+    /// Whether now is the time to refresh it, and nobody has yet: true for one caller. A near slot asks at most once a
+    /// second, so the window is widened by that second: the next call may be too late.
     pub fn wants_prefetch(&self, now: Now) -> bool {
-        self.fields().prefetch.min_hits > 0
-            && self.remaining_millis(now) <= (u64::from(self.fields().prefetch.window) + 1) * 1000
-            && self.hits() >= u32::from(self.fields().prefetch.min_hits)
+        self.window().is_some_and(|window| self.remaining_millis(now) <= window)
+            && self.is_popular()
             && self.claim_prefetch()
     }
 
     /// When something is to be decided about it next: whether to refresh it, or that its time is over.
     pub fn next_decision(&self, now: Now) -> Now {
         let end = self.fields().stored.plus_secs(self.fields().ttl);
-        if self.fields().prefetch.min_hits == 0 {
-            return end;
-        }
+        let Some(window) = self.window() else { return end };
         // Within the window every second may be the one in which it has become popular, or its successor has arrived.
-        let window = Now(end.0.saturating_sub((u64::from(self.fields().prefetch.window) + 1) * 1000));
-        window.max(now.plus_secs(1)).min(end)
+        Now(end.0.saturating_sub(window)).max(now.plus_secs(1)).min(end)
+    }
+
+    /// The last milliseconds of its TTL in which it may be refreshed.
+    fn window(&self) -> Option<u64> {
+        let window = self.fields().prefetch_window;
+        (window != NO_PREFETCH).then_some((u64::from(window) + 1) * 1000)
     }
 
     /// Claims the entry's one prefetch: true for the first caller only.
     pub fn claim_prefetch(&self) -> bool {
-        self.fields().popularity.load(Ordering::Relaxed) & PREFETCH_ASKED == 0
-            && self.fields().popularity.fetch_or(PREFETCH_ASKED, Ordering::Relaxed) & PREFETCH_ASKED == 0
+        let unpopular = &self.fields().unpopular;
+        unpopular.load(Ordering::Relaxed) & PREFETCH_ASKED == 0
+            && unpopular.fetch_or(PREFETCH_ASKED, Ordering::Relaxed) & PREFETCH_ASKED == 0
     }
 
     /// Lets the entry be prefetched again: the last attempt failed.
     pub fn release_prefetch(&self) {
-        self.fields().popularity.fetch_and(!PREFETCH_ASKED, Ordering::Relaxed);
+        self.fields().unpopular.fetch_and(!PREFETCH_ASKED, Ordering::Relaxed);
     }
 
     /// Brings near what a hit reads of it, as far as most go.
@@ -317,3 +362,6 @@ impl Entry {
         SHARED + size_of::<Fields>() + self.data().len()
     }
 }
+
+// What a node's memory is made of.
+const _: () = assert!(size_of::<Fields>() == 40);

@@ -190,6 +190,7 @@ fn spawn_tcp(
             jobs: context.jobs,
             limits,
             rotate,
+            turns: tcp::Turns::default(),
             connections: Rc::clone(&connections),
             leaving,
             logger: RefCell::new(context.query_log.logger()),

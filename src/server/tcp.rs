@@ -60,6 +60,8 @@ pub struct Shared {
     pub limits: ListenTcp,
     /// `cache.rotate`.
     pub rotate: bool,
+    /// Whose turn it is among the addresses of an answer.
+    pub turns: Turns,
     /// The open connections.
     pub connections: Rc<Connections>,
     /// Turns true once, when connections are to end: the listeners are closed by then, so a client that connects again
@@ -71,6 +73,26 @@ pub struct Shared {
     pub kept: Kept,
     /// Fairness between clients before the channel.
     pub admission: RefCell<Admission>,
+}
+
+/// Counts the answers to a question, so that its clients get each order of addresses in turn. Questions that share a place
+/// share a count.
+#[derive(Debug)]
+pub struct Turns([std::cell::Cell<u16>; Self::PLACES]);
+
+impl Turns {
+    const PLACES: usize = 256;
+
+    fn next(&self, hash: u64) -> usize {
+        let place = &self.0[hash as usize % Self::PLACES];
+        place.replace(place.get().wrapping_add(1)).into()
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self([const { std::cell::Cell::new(0) }; Self::PLACES])
+    }
 }
 
 /// Counts open connections, in all and by client address.
@@ -411,11 +433,10 @@ impl Connection {
             let zone = ZoneId::from_index(usize::from(entry.zone())).unwrap_or(ZoneId::OTHER);
             let parts = entry.parts();
             let asked = Asked::of(&query, transport);
-            // Counted per answer, so that its clients get each order in turn.
             let turn = (self.shared.rotate && entry.kind() == Kind::Positive)
                 .then(|| Addresses::of(parts.body, parts.counts[0]))
                 .flatten()
-                .map(|addresses| (addresses, entry.hits() as usize));
+                .map(|addresses| (addresses, self.shared.turns.next(key.hash())));
             let ttls = Ttls::Aged(entry.age(now));
             let len = framed(out, |out| {
                 reply::push_turned_reply(out, &asked, &parts, ttls, entry.extended_error(), turn);
