@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cache::Store;
 use crate::config::{Config, ConfigError, Loaded};
+use crate::node::ports::{Protocol, holder_of};
 use crate::node::{Network, NodeError, instances};
 use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
 use crate::resolver::control::ReloadError;
@@ -32,7 +33,18 @@ pub use reload::Watch;
 pub enum RunError {
     /// A listener.
     #[error("the listeners do not start: {0}")]
-    Front(#[from] FrontError),
+    Front(#[source] FrontError),
+    /// A listener whose address somebody else has.
+    #[error(
+        "the listeners do not start: {source}; {holder} has it: stop that, or choose another address or port"
+    )]
+    Taken {
+        /// What the system said.
+        #[source]
+        source: FrontError,
+        /// Whose socket it is.
+        holder: String,
+    },
     /// The miss path.
     #[error("the resolver does not start: {0}")]
     Miss(#[from] MissError),
@@ -48,6 +60,21 @@ pub enum RunError {
     /// The query log's thread.
     #[error("the query log does not start: {0}")]
     QueryLog(#[source] std::io::Error),
+}
+
+impl From<FrontError> for RunError {
+    /// Looks up who has an address that is in use.
+    fn from(source: FrontError) -> Self {
+        let holder = match &source {
+            FrontError::Udp(error) => error.taken().and_then(|address| holder_of(Protocol::Udp, address)),
+            FrontError::Tcp(error) => error.taken().and_then(|address| holder_of(Protocol::Tcp, address)),
+            FrontError::Thread(_) => None,
+        };
+        match holder {
+            Some(holder) => Self::Taken { source, holder },
+            None => Self::Front(source),
+        }
+    }
 }
 
 /// A running nodens.

@@ -115,6 +115,28 @@ fn check_prints_what_it_would_serve_and_that_loads_again() {
     fs::write(&again, &first.stdout).unwrap();
     let second = run_to_end(&["check", "--config", again.to_str().unwrap()], &[]);
     let body = |text: &str| {
+#[test]
+fn who_has_the_address_already_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (udp, tcp) =
+        (udp.local_addr().map(|at| (at, udp)).unwrap(), tcp.local_addr().map(|at| (at, tcp)).unwrap());
+    for (address, step) in [(udp.0, "binding UDP for"), (tcp.0, "binding TCP for")] {
+        let zones =
+            "zones: [{name: '.', forward: {to: ['192.0.2.1']}}]\nobserve: {metrics: null, health: null}";
+        let yaml = format!("listen: {{addresses: [127.0.0.1], port: {}}}\n{zones}\n", address.port());
+        let ended = run_to_end(&["run", "--config", &config(&directory, &yaml)], &[]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let system = format!("{step} {address}: Address already in use");
+        assert!(ended.stderr.contains(&system), "{system:?} is not in {}", ended.stderr);
+        // Without privileges, which are dropped by then, the process of another user, root, is not seen.
+        let holder =
+            [format!("(pid {}) has it: ", std::process::id()), "a process of user 0 that".to_owned()];
+        assert!(holder.iter().any(|holder| ended.stderr.contains(holder)), "{}", ended.stderr);
+    }
+}
+
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(body(&first.stdout), body(&second.stdout));
