@@ -55,7 +55,8 @@ pub struct Check {
     /// The configuration, in YAML; without it the embedded default is checked
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Also check this node: that the kernel and the privileges allow what the configuration asks for
+    /// Check this node too, and print what it lacks in place of the configuration: kernel, privileges, ports in use.
+    /// Exit 1 if `run` would fail
     #[arg(long)]
     pub node: bool,
 }
