@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use import::{Imported, import_corefile};
 
-use crate::config::{self, ConfigError, Loaded, NodeCacheFlags};
+use crate::config::{self, ConfigError, NodeCacheFlags};
 
 /// Exit code of a clean end.
 pub const EXIT_OK: u8 = 0;
@@ -124,9 +124,10 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
 
 /// `nodens check`: the effective configuration to print, or what is wrong with it.
 pub fn check(config: Option<&Path>) -> Result<String, Exit> {
-    let Loaded { config, hash, origin } = config::load(config)?;
-    let origin = origin.map_or_else(|| "the embedded default".to_owned(), |file| file.display().to_string());
-    Ok(format!("# The effective configuration of {origin}, hash {hash:016x}\n{}", config.to_yaml()))
+    let loaded = config::load(config)?;
+    act::check_zone_files(&loaded)?;
+    let (origin, hash) = (loaded.origin_name(), loaded.hash);
+    Ok(format!("# The effective configuration of {origin}, hash {hash:016x}\n{}", loaded.config.to_yaml()))
 }
 
 impl From<ConfigError> for Exit {

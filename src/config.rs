@@ -37,6 +37,15 @@ pub struct Loaded {
 }
 
 /// Loads the configuration: the embedded default, over it `file`, over it the `NODENS__*` environment variables.
+impl Loaded {
+    /// Where it came from, for people.
+    pub fn origin_name(&self) -> String {
+        self.origin
+            .as_ref()
+            .map_or_else(|| "the embedded default".to_owned(), |file| file.display().to_string())
+    }
+}
+
 ///
 /// Fails with every problem found; nothing is applied in part.
 pub fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {

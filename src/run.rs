@@ -108,6 +108,7 @@ impl Process {
     ///
     /// Call it on a current-thread tokio runtime with I/O and time.
     pub async fn start(loaded: Loaded, log: Option<LogHandle>) -> Result<Self, RunError> {
+        let origin = loaded.origin_name();
         let config = loaded.config;
         let metrics = Metrics::new()?;
         metrics.configure(&config);
@@ -144,7 +145,7 @@ impl Process {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             addresses = ?front.addresses(),
-            config = %loaded.origin.as_ref().map_or("the embedded default".into(), |path| path.to_string_lossy()),
+            config = %origin,
             "answering"
         );
         Ok(Self { config, metrics, log, query_log, context, miss, front, http, network })

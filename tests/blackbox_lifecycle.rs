@@ -66,6 +66,14 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing.zone");
     let zone_of_missing = format!("zones: [{{name: a.example, file: '{}'}}]", missing.display());
+    let written = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        format!("zones: [{{name: '.', answers: [{{}}]}}, {{name: corp.test, file: '{}'}}]", path.display())
+    };
+    let zone_of_bad_ip =
+        written("badip.zone", "$TTL 60\n@ SOA @ admin 1 2 3 4 60\n\nok A 10.1.0.1\nwww A 10.1.0.299\n");
+    let zone_of_hello = written("hello.zone", "hello\n");
     let cases: &[(&str, &[&str])] = &[
         ("listen: {prot: 53}", &["listen", "prot"]),
         ("listen: {port: 0}", &["listen.port", "0", "1 to 65535"]),
@@ -84,6 +92,8 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
             &["zones[0].forward.to[0]", "127.0.0.1:5399"],
         ),
         (&zone_of_missing, &["zones[0].file", "missing.zone"]),
+        (&zone_of_bad_ip, &["zones[1].file: ", "badip.zone:5: "]),
+        (&zone_of_hello, &["zones[1].file: ", "hello.zone"]),
         ("zones: {", &["YAML"]),
     ];
     for (yaml, words) in cases {
@@ -106,16 +116,6 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
 }
 
 #[test]
-fn check_prints_what_it_would_serve_and_that_loads_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = config(&directory, "zones: [{name: '.', forward: {to: ['192.0.2.1']}}]\n");
-    let first = run_to_end(&["check", "--config", &file], &[]);
-    assert_eq!(first.code, Some(0), "{first:?}");
-    let again = directory.path().join("again.yaml");
-    fs::write(&again, &first.stdout).unwrap();
-    let second = run_to_end(&["check", "--config", again.to_str().unwrap()], &[]);
-    let body = |text: &str| {
-#[test]
 fn who_has_the_address_already_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -137,6 +137,16 @@ fn who_has_the_address_already_is_named() {
     }
 }
 
+#[test]
+fn check_prints_what_it_would_serve_and_that_loads_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = config(&directory, "zones: [{name: '.', forward: {to: ['192.0.2.1']}}]\n");
+    let first = run_to_end(&["check", "--config", &file], &[]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let again = directory.path().join("again.yaml");
+    fs::write(&again, &first.stdout).unwrap();
+    let second = run_to_end(&["check", "--config", again.to_str().unwrap()], &[]);
+    let body = |text: &str| {
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(body(&first.stdout), body(&second.stdout));
