@@ -73,7 +73,8 @@ pub fn import_corefile(arguments: &ImportCorefile) -> Result<Exit, Exit> {
 
 /// `nodens cleanup`: what was removed and what had to stay.
 pub async fn cleanup(cleanup: &Cleanup) -> Result<Exit, Exit> {
-    let config = config::load(cleanup.config.as_deref())?.config;
+    // Zone files and resolv.confs may be gone before the interface is.
+    let config = config::load_without_files(cleanup.config.as_deref())?.config;
     let done = node::cleanup(&config, cleanup.force)
         .await
         .map_err(|error| Exit { code: EXIT_FAILURE, message: format!("nodens: {error}\n") })?;

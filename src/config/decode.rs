@@ -9,10 +9,10 @@ use serde_path_to_error::Segment;
 use super::error::ConfigError;
 use super::layers::DEFAULT_ORIGIN;
 use super::schema::Config;
-use super::validate::{Finding, validate};
+use super::validate::{Files, Finding, validate};
 
 /// Reads and checks a configuration; fails with all that is wrong in it.
-pub(super) fn decode(merged: &Value) -> Result<Config, ConfigError> {
+pub(super) fn decode(merged: &Value, files: Files) -> Result<Config, ConfigError> {
     let mut json = to_json(merged);
     let mut removed = Removed::default();
     let mut findings = Vec::new();
@@ -30,7 +30,7 @@ pub(super) fn decode(merged: &Value) -> Result<Config, ConfigError> {
     if let Some(config) = &config {
         // What was taken out leaves traces (an empty list, a missing zone) that are no problems of their own.
         let broken: Vec<String> = findings.iter().map(|finding| finding.path.clone()).collect();
-        let more = validate(config).into_iter().map(|mut finding| {
+        let more = validate(config, files).into_iter().map(|mut finding| {
             finding.path = removed.original_text(&finding.path);
             finding
         });

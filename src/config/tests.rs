@@ -73,7 +73,7 @@ fn without_a_file_the_embedded_default_stands() {
     };
     let layer = layers::merge(None, layers::Environment::default()).unwrap();
     // The machine's own resolv.conf must not decide this test.
-    match decode::decode(&layer) {
+    match decode::decode(&layer, Files::Checked) {
         Ok(config) => assert_eq!(config, expected),
         Err(error) => assert!(error.to_string().contains("resolv.conf"), "{error}"),
     }
@@ -282,6 +282,19 @@ fn a_resolv_conf_that_names_us_is_a_loop() {
     file.write_all(b"nameserver 10.0.0.1\nnameserver 169.254.20.10\n").unwrap();
     let path = file.path().display();
     let text = |port: u16| {
+#[test]
+fn files_that_are_gone_hold_up_no_cleanup() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let zones =
+        "zones: [{name: ., forward: {to: [/nonexistent/resolv.conf]}}, {name: a, file: /nonexistent/zone}]\n";
+    writeln!(file, "{zones}node: {{interface: {{name: nodens7}}}}").unwrap();
+    assert_eq!(load_with(Some(file.path()), []).unwrap_err().problems().len(), 2);
+    let loaded = load_without_files(Some(file.path())).unwrap();
+    assert_eq!(loaded.config.node.interface.name, "nodens7");
+    writeln!(file, "limits: {{waiters: 0}}").unwrap();
+    assert_eq!(load_without_files(Some(file.path())).unwrap_err().problems().len(), 1, "all else is checked");
+}
+
         format!(
             "listen: {{addresses: [169.254.20.10], port: {port}}}\nzones: [{{name: ., forward: {{to: [{path}]}}}}]"
         )
