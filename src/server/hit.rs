@@ -1,8 +1,9 @@
 //! The hit path, without its sockets: what becomes of each datagram of a batch.
 //!
-//! [`Query::parse`] → [`Question::hash`] → [`Near::find`] → the header flipped where it was received. Nothing on it allocates,
-//! locks, or copies an answer's body: a reply is pieces of the near slot, which the kernel reads where they lie. What is
-//! not near is looked for in the store, and what is not there goes to the resolver, which answers by itself.
+//! [`Query::parse`] → [`Question::hash`] → [`Near::find`] → the header flipped where it was received, the bytes up to the TTL
+//! written behind it. Nothing on it allocates or locks, and no more of an answer is copied: the rest is pieces of the store's
+//! entry, or of a near slot's copy, which the kernel reads where they lie. What is not near is looked for in the store, and
+//! what is not there goes to the resolver, which answers by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
