@@ -110,6 +110,11 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
     let nowhere = run_to_end(&["run", "--config", "/nonexistent/nodens.yaml"], &[]);
     assert!(nowhere.code == Some(64) && nowhere.stderr.contains("/nonexistent/nodens.yaml"), "{nowhere:?}");
     // And the environment is named where it is the environment's.
+    let file = config(&directory, &zone_of_bad_ip);
+    let hello = directory.path().join("hello.zone").display().to_string();
+    let ended = run_to_end(&["check", "--config", &file], &[("NODENS__ZONES__1__FILE", hello.clone())]);
+    let expected = format!("environment NODENS__ZONES__1__FILE: zones[1].file: {hello}");
+    assert!(ended.code == Some(64) && ended.stderr.starts_with(&expected), "{ended:?}");
     let file = config(&directory, "listen: {port: 5399}");
     let ended = run_to_end(&["check", "--config", &file], &[("NODENS__LISTEN__PORT", "no".to_owned())]);
     assert!(ended.code == Some(64) && ended.stderr.contains("NODENS__LISTEN__PORT"), "{ended:?}");

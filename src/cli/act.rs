@@ -32,8 +32,13 @@ pub fn check_zone_files(loaded: &Loaded) -> Result<(), Exit> {
     for (index, zone) in loaded.config.zones.iter().enumerate() {
         let Some(path) = &zone.file else { continue };
         if let Err(error) = ZoneFile::load(&zone.name, path) {
+            let variable = format!("NODENS__ZONES__{index}__FILE");
+            let origin = match std::env::var_os(&variable) {
+                Some(_) => format!("environment {variable}"),
+                None => loaded.origin_name(),
+            };
             // Writing to a string cannot fail.
-            let _ = writeln!(message, "{}: zones[{index}].file: {error}", loaded.origin_name());
+            let _ = writeln!(message, "{origin}: zones[{index}].file: {error}");
         }
     }
     if message.is_empty() { Ok(()) } else { Err(Exit { code: EXIT_USAGE, message }) }
