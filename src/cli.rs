@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use import::{Imported, import_corefile};
 
-use crate::config::{self, ConfigError, Loaded, NodeCacheFlags};
+use crate::config::{self, ConfigError, NodeCacheFlags};
 
 /// Exit code of a clean end.
 pub const EXIT_OK: u8 = 0;
@@ -55,7 +55,8 @@ pub struct Check {
     /// The configuration, in YAML; without it the embedded default is checked
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Also check this node: that the kernel and the privileges allow what the configuration asks for
+    /// Check this node too, and print what it lacks in place of the configuration: kernel, privileges, ports in use.
+    /// Exit 1 if `run` would fail
     #[arg(long)]
     pub node: bool,
 }
@@ -123,9 +124,10 @@ pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result
 
 /// `nodens check`: the effective configuration to print, or what is wrong with it.
 pub fn check(config: Option<&Path>) -> Result<String, Exit> {
-    let Loaded { config, hash, origin } = config::load(config)?;
-    let origin = origin.map_or_else(|| "the embedded default".to_owned(), |file| file.display().to_string());
-    Ok(format!("# The effective configuration of {origin}, hash {hash:016x}\n{}", config.to_yaml()))
+    let loaded = config::load(config)?;
+    act::check_zone_files(&loaded)?;
+    let (origin, hash) = (loaded.origin_name(), loaded.hash);
+    Ok(format!("# The effective configuration of {origin}, hash {hash:016x}\n{}", loaded.config.to_yaml()))
 }
 
 impl From<ConfigError> for Exit {

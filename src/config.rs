@@ -23,6 +23,7 @@ pub use error::{ConfigError, Problem};
 pub use node_cache::NodeCacheFlags;
 pub use schema::*;
 pub use units::{ByteSize, Fraction, HumanDuration, Switch};
+use validate::Files;
 
 /// A configuration that is complete and valid, and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,15 @@ pub struct Loaded {
     pub hash: u64,
     /// The file, or none for the embedded default.
     pub origin: Option<PathBuf>,
+}
+
+impl Loaded {
+    /// Where it came from, for people.
+    pub fn origin_name(&self) -> String {
+        self.origin
+            .as_ref()
+            .map_or_else(|| "the embedded default".to_owned(), |file| file.display().to_string())
+    }
 }
 
 /// Loads the configuration: the embedded default, over it `file`, over it the `NODENS__*` environment variables.
@@ -48,12 +58,12 @@ pub fn load_with(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
 ) -> Result<Loaded, ConfigError> {
-    let environment = layers::Environment::new(environment)?;
-    let yaml = match file {
-        Some(path) => Some(layers::Yaml::read(path)?),
-        None => None,
-    };
-    build(yaml, environment, file.map(Path::to_owned))
+    read(file, environment, Files::Checked)
+}
+
+/// As [`load`], for who does not serve with it: the zone files and resolv.confs that it names may be gone.
+pub fn load_without_files(file: Option<&Path>) -> Result<Loaded, ConfigError> {
+    read(file, std::env::vars_os(), Files::Ignored)
 }
 
 /// Loads the configuration from a text of YAML over the embedded default; the environment is not looked at.
@@ -64,6 +74,7 @@ pub fn from_str(text: &str, origin: &str) -> Result<Loaded, ConfigError> {
         Some(layers::Yaml::parse(text, origin)?),
         layers::Environment::default(),
         Some(PathBuf::from(origin)),
+        Files::Checked,
     )
 }
 
@@ -71,7 +82,7 @@ pub fn from_str(text: &str, origin: &str) -> Result<Loaded, ConfigError> {
 ///
 /// `origin` stands for the file in messages.
 pub fn check(config: &Config, origin: &str) -> Result<(), ConfigError> {
-    let problems = validate::validate(config);
+    let problems = validate::validate(config, Files::Checked);
     if problems.is_empty() {
         return Ok(());
     }
@@ -94,12 +105,26 @@ impl Config {
     }
 }
 
+fn read(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    files: Files,
+) -> Result<Loaded, ConfigError> {
+    let environment = layers::Environment::new(environment)?;
+    let yaml = match file {
+        Some(path) => Some(layers::Yaml::read(path)?),
+        None => None,
+    };
+    build(yaml, environment, file.map(Path::to_owned), files)
+}
+
 fn build(
     yaml: Option<layers::Yaml>,
     environment: layers::Environment,
     origin: Option<PathBuf>,
+    files: Files,
 ) -> Result<Loaded, ConfigError> {
-    let config = decode::decode(&layers::merge(yaml, environment)?)?;
+    let config = decode::decode(&layers::merge(yaml, environment)?, files)?;
     Ok(Loaded { hash: config.hash(), config, origin })
 }
 

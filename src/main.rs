@@ -30,6 +30,7 @@ fn execute(command: Command) -> Result<Exit, Exit> {
     match command {
         Command::Run(options) => {
             let loaded = act::load(&options)?;
+            act::check_zone_files(&loaded)?;
             let log = observe::log::init(&loaded.config.log).map_err(failure)?;
             privileges::require(&loaded.config).map_err(failure)?;
             // Before any thread starts: each has capabilities of its own.

@@ -33,7 +33,7 @@ pub mod interface;
 mod nfnetlink;
 mod nftables;
 pub mod notrack;
-mod ports;
+pub(crate) mod ports;
 pub mod preflight;
 pub mod privileges;
 mod ruleset;

@@ -334,10 +334,7 @@ impl<U: Exchange> Resolver<U> {
         if let Some(stale) = stale {
             return self.reply_stale(client, key, stale, &zone.policy, now);
         }
-        let (rcode, extended_error) = match reason {
-            ShedReason::ClientShare => (rcode::REFUSED, ede::PROHIBITED),
-            _ => (rcode::SERVFAIL, ede::NOT_READY),
-        };
+        let (rcode, extended_error) = admission::refusal(reason);
         let answer = Answer::empty(rcode, Kind::Failure, 0);
         let extended_error = Some(extended_error);
         self.reply(client, &answer, &Reply { extended_error, ..Reply::new(key, zone.id, Source::Shed, now) });

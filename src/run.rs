@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cache::Store;
 use crate::config::{Config, ConfigError, Loaded};
+use crate::node::ports::{Protocol, holder_of};
 use crate::node::{Network, NodeError, instances};
 use crate::observe::{Http, LogHandle, Metrics, QueryLog, SetupStep, health};
 use crate::resolver::control::ReloadError;
@@ -32,7 +33,18 @@ pub use reload::Watch;
 pub enum RunError {
     /// A listener.
     #[error("the listeners do not start: {0}")]
-    Front(#[from] FrontError),
+    Front(#[source] FrontError),
+    /// A listener whose address somebody else has.
+    #[error(
+        "the listeners do not start: {source}; {holder} has it: stop that, or choose another address or port"
+    )]
+    Taken {
+        /// What the system said.
+        #[source]
+        source: FrontError,
+        /// Whose socket it is.
+        holder: String,
+    },
     /// The miss path.
     #[error("the resolver does not start: {0}")]
     Miss(#[from] MissError),
@@ -48,6 +60,21 @@ pub enum RunError {
     /// The query log's thread.
     #[error("the query log does not start: {0}")]
     QueryLog(#[source] std::io::Error),
+}
+
+impl From<FrontError> for RunError {
+    /// Looks up who has an address that is in use.
+    fn from(source: FrontError) -> Self {
+        let holder = match &source {
+            FrontError::Udp(error) => error.taken().and_then(|address| holder_of(Protocol::Udp, address)),
+            FrontError::Tcp(error) => error.taken().and_then(|address| holder_of(Protocol::Tcp, address)),
+            FrontError::Thread(_) => None,
+        };
+        match holder {
+            Some(holder) => Self::Taken { source, holder },
+            None => Self::Front(source),
+        }
+    }
 }
 
 /// A running nodens.
@@ -81,6 +108,7 @@ impl Process {
     ///
     /// Call it on a current-thread tokio runtime with I/O and time.
     pub async fn start(loaded: Loaded, log: Option<LogHandle>) -> Result<Self, RunError> {
+        let origin = loaded.origin_name();
         let config = loaded.config;
         let metrics = Metrics::new()?;
         metrics.configure(&config);
@@ -117,7 +145,7 @@ impl Process {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             addresses = ?front.addresses(),
-            config = %loaded.origin.as_ref().map_or("the embedded default".into(), |path| path.to_string_lossy()),
+            config = %origin,
             "answering"
         );
         Ok(Self { config, metrics, log, query_log, context, miss, front, http, network })

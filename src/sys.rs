@@ -1,4 +1,4 @@
-//! System calls and the clock: the only room with `unsafe`.
+//! System calls, the clock and hints to the processor's cache: the only room with `unsafe`.
 //!
 //! Each call has a safe wrapper whose lifetimes say what the kernel may read or write, and for how long.
 

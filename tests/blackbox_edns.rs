@@ -55,6 +55,16 @@ fn rfc6891_other_versions_are_badvers() {
 }
 
 #[test]
+fn an_error_is_counted_with_its_opt() {
+    let Some(server) = server() else { return };
+    let query = www().edns(Edns { version: 1, ..Edns::default() });
+    let size = |proto| server.nodens.count("nodens_response_size_bytes_sum", &[("proto", proto)]);
+    let before = ["udp", "tcp"].map(size);
+    let sent = server.each_way_bytes(&query.bytes()).map(|reply| reply.bytes.len() as u64);
+    assert_eq!(["udp", "tcp"].map(size), [before[0] + sent[0], before[1] + sent[1]]);
+}
+
+#[test]
 fn rfc6891_unknown_options_and_flags_are_not_echoed() {
     let Some(server) = server() else { return };
     let options =

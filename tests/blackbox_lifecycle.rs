@@ -66,6 +66,14 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing.zone");
     let zone_of_missing = format!("zones: [{{name: a.example, file: '{}'}}]", missing.display());
+    let written = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        format!("zones: [{{name: '.', answers: [{{}}]}}, {{name: corp.test, file: '{}'}}]", path.display())
+    };
+    let zone_of_bad_ip =
+        written("badip.zone", "$TTL 60\n@ SOA @ admin 1 2 3 4 60\n\nok A 10.1.0.1\nwww A 10.1.0.299\n");
+    let zone_of_hello = written("hello.zone", "hello\n");
     let cases: &[(&str, &[&str])] = &[
         ("listen: {prot: 53}", &["listen", "prot"]),
         ("listen: {port: 0}", &["listen.port", "0", "1 to 65535"]),
@@ -84,6 +92,8 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
             &["zones[0].forward.to[0]", "127.0.0.1:5399"],
         ),
         (&zone_of_missing, &["zones[0].file", "missing.zone"]),
+        (&zone_of_bad_ip, &["zones[1].file: ", "badip.zone:5: "]),
+        (&zone_of_hello, &["zones[1].file: ", "hello.zone"]),
         ("zones: {", &["YAML"]),
     ];
     for (yaml, words) in cases {
@@ -100,9 +110,36 @@ fn a_bad_configuration_exits_64_and_names_file_key_value_and_what_was_expected()
     let nowhere = run_to_end(&["run", "--config", "/nonexistent/nodens.yaml"], &[]);
     assert!(nowhere.code == Some(64) && nowhere.stderr.contains("/nonexistent/nodens.yaml"), "{nowhere:?}");
     // And the environment is named where it is the environment's.
+    let file = config(&directory, &zone_of_bad_ip);
+    let hello = directory.path().join("hello.zone").display().to_string();
+    let ended = run_to_end(&["check", "--config", &file], &[("NODENS__ZONES__1__FILE", hello.clone())]);
+    let expected = format!("environment NODENS__ZONES__1__FILE: zones[1].file: {hello}");
+    assert!(ended.code == Some(64) && ended.stderr.starts_with(&expected), "{ended:?}");
     let file = config(&directory, "listen: {port: 5399}");
     let ended = run_to_end(&["check", "--config", &file], &[("NODENS__LISTEN__PORT", "no".to_owned())]);
     assert!(ended.code == Some(64) && ended.stderr.contains("NODENS__LISTEN__PORT"), "{ended:?}");
+}
+
+#[test]
+fn who_has_the_address_already_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (udp, tcp) =
+        (udp.local_addr().map(|at| (at, udp)).unwrap(), tcp.local_addr().map(|at| (at, tcp)).unwrap());
+    for (address, step) in [(udp.0, "binding UDP for"), (tcp.0, "binding TCP for")] {
+        let zones =
+            "zones: [{name: '.', forward: {to: ['192.0.2.1']}}]\nobserve: {metrics: null, health: null}";
+        let yaml = format!("listen: {{addresses: [127.0.0.1], port: {}}}\n{zones}\n", address.port());
+        let ended = run_to_end(&["run", "--config", &config(&directory, &yaml)], &[]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let system = format!("{step} {address}: Address already in use");
+        assert!(ended.stderr.contains(&system), "{system:?} is not in {}", ended.stderr);
+        // Without privileges, which are dropped by then, the process of another user, root, is not seen.
+        let holder =
+            [format!("(pid {}) has it: ", std::process::id()), "a process of user 0 that".to_owned()];
+        assert!(holder.iter().any(|holder| ended.stderr.contains(holder)), "{}", ended.stderr);
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Check, Cleanup, EXIT_FAILURE, EXIT_OK, Exit, ImportCorefile, Run};
+use super::{Check, Cleanup, EXIT_FAILURE, EXIT_OK, EXIT_USAGE, Exit, ImportCorefile, Run};
+use crate::authority::ZoneFile;
 use crate::config::{self, ConfigError, Loaded};
 use crate::node::{self, Severity};
 
@@ -20,6 +21,27 @@ pub fn load(run: &Run) -> Result<Loaded, ConfigError> {
             Ok(loaded)
         }
     }
+}
+
+/// Loads the zone files of a configuration that `run` is to start with, so that a bad one is refused like a bad key.
+///
+/// Fails with a line for each file that cannot be served, and code 64. At a reload the resolver finds out, and goes on with
+/// what it has.
+pub fn check_zone_files(loaded: &Loaded) -> Result<(), Exit> {
+    let mut message = String::new();
+    for (index, zone) in loaded.config.zones.iter().enumerate() {
+        let Some(path) = &zone.file else { continue };
+        if let Err(error) = ZoneFile::load(&zone.name, path) {
+            let variable = format!("NODENS__ZONES__{index}__FILE");
+            let origin = match std::env::var_os(&variable) {
+                Some(_) => format!("environment {variable}"),
+                None => loaded.origin_name(),
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(message, "{origin}: zones[{index}].file: {error}");
+        }
+    }
+    if message.is_empty() { Ok(()) } else { Err(Exit { code: EXIT_USAGE, message }) }
 }
 
 /// `nodens check`: prints the effective configuration; with `--node`, what this node lacks for it.
@@ -56,7 +78,8 @@ pub fn import_corefile(arguments: &ImportCorefile) -> Result<Exit, Exit> {
 
 /// `nodens cleanup`: what was removed and what had to stay.
 pub async fn cleanup(cleanup: &Cleanup) -> Result<Exit, Exit> {
-    let config = config::load(cleanup.config.as_deref())?.config;
+    // Zone files and resolv.confs may be gone before the interface is.
+    let config = config::load_without_files(cleanup.config.as_deref())?.config;
     let done = node::cleanup(&config, cleanup.force)
         .await
         .map_err(|error| Exit { code: EXIT_FAILURE, message: format!("nodens: {error}\n") })?;

@@ -9,10 +9,10 @@ use serde_path_to_error::Segment;
 use super::error::ConfigError;
 use super::layers::DEFAULT_ORIGIN;
 use super::schema::Config;
-use super::validate::{Finding, validate};
+use super::validate::{Files, Finding, validate};
 
 /// Reads and checks a configuration; fails with all that is wrong in it.
-pub(super) fn decode(merged: &Value) -> Result<Config, ConfigError> {
+pub(super) fn decode(merged: &Value, files: Files) -> Result<Config, ConfigError> {
     let mut json = to_json(merged);
     let mut removed = Removed::default();
     let mut findings = Vec::new();
@@ -30,7 +30,7 @@ pub(super) fn decode(merged: &Value) -> Result<Config, ConfigError> {
     if let Some(config) = &config {
         // What was taken out leaves traces (an empty list, a missing zone) that are no problems of their own.
         let broken: Vec<String> = findings.iter().map(|finding| finding.path.clone()).collect();
-        let more = validate(config).into_iter().map(|mut finding| {
+        let more = validate(config, files).into_iter().map(|mut finding| {
             finding.path = removed.original_text(&finding.path);
             finding
         });
@@ -95,14 +95,14 @@ fn take_out(json: &mut Json, path: &[Segment], message: &str, removed: &mut Remo
         }
         _ => None,
     };
-    let finding = match message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
-        Some((key, known)) => {
-            let known = known.trim_start_matches(", expected ").replace('`', "");
-            let likely =
-                nearest(key, &known).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-            Finding::new(path, "an unknown key", &format!("{known}{likely}"))
-        }
-        None => Finding::new(path, &shown(taken.as_ref()), &expected(message)),
+    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let finding = if let Some((key, known)) = unknown {
+        let known = known.trim_start_matches(", expected ").replace('`', "");
+        let likely = nearest(key, &known).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+        Finding::new(path, "an unknown key", &format!("{known}{likely}"))
+    } else {
+        let expected = expected(message, &path);
+        Finding::new(path, &shown(taken.as_ref()), &expected)
     };
     (finding, taken.is_some())
 }
@@ -214,8 +214,14 @@ fn origin(merged: &Value, path: &str) -> String {
             _ => None,
         };
         let Some(next) = next else { break };
+        let made = match (&value.kind, &step) {
+            (ValueKind::Array(list), Step::Index(index)) if next.origin().is_none() => {
+                list[*index..].iter().find_map(environment_origin)
+            }
+            _ => None,
+        };
         value = next;
-        origin = value.origin().or(origin);
+        origin = value.origin().or(made).or(origin);
     }
     match origin {
         // A key that stands nowhere, in a block of the file: the block may be merged into one of the default.
@@ -223,6 +229,16 @@ fn origin(merged: &Value, path: &str) -> String {
         Some(origin) => origin,
     }
     .to_owned()
+}
+
+/// The variable that a value came from, or one within it: an element that no layer below has is the environment's, and so
+/// are the holes before it.
+fn environment_origin(value: &Value) -> Option<&str> {
+    match &value.kind {
+        ValueKind::Table(table) => table.values().find_map(environment_origin),
+        ValueKind::Array(list) => list.iter().find_map(environment_origin),
+        _ => value.origin().filter(|origin| origin.starts_with("environment ")),
+    }
 }
 
 /// The file's name, from any value that came from it.
@@ -261,10 +277,11 @@ fn shown(value: Option<&Json>) -> String {
 }
 
 /// serde's "expected ..." in the words of someone who writes YAML.
-fn expected(message: &str) -> String {
+fn expected(message: &str, path: &str) -> String {
     let wanted = message.rsplit_once(", expected ").map_or(message, |(_, wanted)| wanted);
     let plain = match wanted {
-        "u16" => "a whole number from 0 to 65535",
+        "u16" if path == "listen.max_udp_payload" => "a whole number from 512 to 4096",
+        "u16" => "a whole number from 1 to 65535",
         "u32" | "u64" | "usize" => "a whole number, 0 or more",
         "a boolean" => "true or false",
         "a string" | "string or map" | "path string" => "text",

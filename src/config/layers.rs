@@ -99,10 +99,13 @@ impl Yaml {
                     .collect();
                 if problems.is_empty() { Ok(Self { root }) } else { Err(ConfigError::Invalid { problems }) }
             }
-            Ok(Some(_)) => Err(ConfigError::Syntax {
-                origin: origin.to_owned(),
-                message: "found a single value, expected a block of keys such as `listen:`".to_owned(),
-            }),
+            Ok(Some(other)) => {
+                let found = if let ValueKind::Array(_) = other.kind { "a list" } else { "a single value" };
+                Err(ConfigError::Syntax {
+                    origin: origin.to_owned(),
+                    message: format!("found {found}, expected a block of keys such as `listen:`"),
+                })
+            }
             Err(problem) => Err(ConfigError::Invalid { problems: vec![problem] }),
         }
     }

@@ -105,7 +105,9 @@ pub struct Cache {
     pub negative_size: ByteSize,
     /// Budget of cached failures (RFC 9520), in bytes. Default 1MiB.
     pub failure_size: ByteSize,
-    /// Budget of each UDP worker's near table, in bytes. Default 12MiB, taken only as names are asked.
+    /// Budget of each UDP worker's near table, in bytes: an index, 32 bytes a slot, copies of answers with several TTLs or
+    /// rotating addresses, and the entries that slots name, which the store counts too. Default 12MiB, taken only as names
+    /// are asked.
     pub near_size: ByteSize,
     /// Smallest TTL, default 0s. A TTL of 0 from upstream is never raised.
     pub min_ttl: HumanDuration,

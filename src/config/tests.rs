@@ -73,7 +73,7 @@ fn without_a_file_the_embedded_default_stands() {
     };
     let layer = layers::merge(None, layers::Environment::default()).unwrap();
     // The machine's own resolv.conf must not decide this test.
-    match decode::decode(&layer) {
+    match decode::decode(&layer, Files::Checked) {
         Ok(config) => assert_eq!(config, expected),
         Err(error) => assert!(error.to_string().contains("resolv.conf"), "{error}"),
     }
@@ -135,11 +135,14 @@ fn environment_problems_name_the_variable() {
         ("NODENS__LISTEN", "53", "listen: found 53, expected a block of keys"),
         ("NODENS__ZONES__256__NAME", "a", "found `256` in the variable's name"),
         ("NODENS__ZONES__3__NAME", "a", "zones[1]: found nothing"),
+        ("NODENS__ZONES__3__FORWARD__TRANSPORT", "udp", "zones[1]: found nothing"),
+        ("NODENS__ZONES__1__FORWARD__TO", "192.0.2.7", "zones[1].name: found nothing"),
         ("NODENS____PORT", "53", "found `` in the variable's name"),
         ("NODENS__REWRITE", "[{", "rewrite: found `[{`, expected a value in YAML"),
     ] {
         let message = refused(name, value);
-        assert!(message.contains(part) && message.contains(name) != part.contains("nothing"), "{message}");
+        assert!(message.contains(part), "{message}");
+        assert!(message.lines().all(|line| line.starts_with(&format!("environment {name}: "))), "{message}");
     }
     let error =
         with_environment(Some(ZONE), &[("NODENS__LOG__LEVEL", "info"), ("NODENS__log__level", "debug")]);
@@ -168,7 +171,7 @@ test.yaml: cache.serve_stale.max_age: found 8d, expected 1s to 7d
 test.yaml: cache.size: found \"1MB\", expected a whole number of bytes or one with KiB, MiB or GiB, such as 32MiB
 test.yaml: listen.addresses[0]: found \"nowhere\", expected an IPv4 or IPv6 address
 test.yaml: listen.addresses[2]: found 0.0.0.0, expected the addresses that clients ask, each by itself: replies leave from the address that was asked
-test.yaml: listen.port: found 70000, expected a whole number from 0 to 65535
+test.yaml: listen.port: found 70000, expected a whole number from 1 to 65535
 test.yaml: listen.prot: found an unknown key, expected one of addresses, port, workers, receive_buffer, max_udp_payload, tcp, drain (did you mean port?)
 test.yaml: log.level: found \"loud\", expected one of error, warn, info, debug, trace
 test.yaml: zones[0].name: found nothing, expected a value: this key is required
@@ -234,7 +237,10 @@ fn wrong_values_are_refused() {
         ("log: 3", "log: found 3, expected a block of keys"),
         ("zoness: []", "zoness: found an unknown key, expected one of listen"),
         ("a: !tag b", "found the tag `!tag`"),
-        ("[1, 2]", "expected a block of keys"),
+        ("[1, 2]", "found a list, expected a block of keys"),
+        ("- a", "found a list, expected a block of keys"),
+        ("a", "found a single value, expected a block of keys"),
+        ("listen: {max_udp_payload: many}", "expected a whole number from 512 to 4096"),
         ("a: .nan", "a finite number"),
         ("\tlisten: 1", "test.yaml: is not valid YAML"),
     ] {
@@ -274,6 +280,19 @@ fn wrong_zones_are_refused() {
         assert!(message.contains(part), "{zone}: {message}");
         assert_eq!(message.lines().count(), 1, "{zone}: {message}");
     }
+}
+
+#[test]
+fn files_that_are_gone_hold_up_no_cleanup() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let zones =
+        "zones: [{name: ., forward: {to: [/nonexistent/resolv.conf]}}, {name: a, file: /nonexistent/zone}]\n";
+    writeln!(file, "{zones}node: {{interface: {{name: nodens7}}}}").unwrap();
+    assert_eq!(load_with(Some(file.path()), []).unwrap_err().problems().len(), 2);
+    let loaded = load_without_files(Some(file.path())).unwrap();
+    assert_eq!(loaded.config.node.interface.name, "nodens7");
+    writeln!(file, "limits: {{waiters: 0}}").unwrap();
+    assert_eq!(load_without_files(Some(file.path())).unwrap_err().problems().len(), 1, "all else is checked");
 }
 
 #[test]

@@ -31,15 +31,24 @@ impl Finding {
     }
 }
 
+/// Whether the files that a configuration names are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    /// They must be there.
+    Checked,
+    /// They may be gone.
+    Ignored,
+}
+
 /// Everything wrong with a configuration.
-pub(super) fn validate(config: &Config) -> Vec<Finding> {
-    let mut findings = Findings::default();
+pub(super) fn validate(config: &Config, files: Files) -> Vec<Finding> {
+    let mut findings = Findings { found: Vec::new(), files };
     listen(&config.listen, &mut findings);
     cache(&config.cache, &mut findings);
     limits(config, &mut findings);
     sockets::check(config, &mut findings);
     zones::check(config, &mut findings);
-    findings.0
+    findings.found
 }
 
 /// A value as messages show it, cut to one bearable line.
@@ -51,13 +60,15 @@ pub(super) fn quoted(value: &str) -> String {
     }
 }
 
-#[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    found: Vec<Finding>,
+    files: Files,
+}
 
 impl Findings {
     fn add(&mut self, path: impl Into<String>, found: impl Display, expected: impl Into<String>) {
         let (path, expected) = (path.into(), expected.into());
-        self.0.push(Finding { path, found: quoted(&found.to_string()), expected });
+        self.found.push(Finding { path, found: quoted(&found.to_string()), expected });
     }
 
     /// Notes a value that lies outside of its bounds.

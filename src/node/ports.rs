@@ -56,6 +56,17 @@ impl Holder {
         self.address.port() == wanted.port() && (held == asked || covers(held, asked) || covers(asked, held))
     }
 
+    /// Who that is, for people.
+    pub(crate) fn named(&self) -> String {
+        match self.process() {
+            Some(Process { pid, command }) => format!("{command} (pid {pid})"),
+            None => format!(
+                "a process of user {} that cannot be seen from here (no hostPID, or no privileges)",
+                self.uid
+            ),
+        }
+    }
+
     /// The process that has the socket open, if it can be seen from this pid namespace.
     pub(crate) fn process(&self) -> Option<Process> {
         let target = format!("socket:[{}]", self.inode);
@@ -83,6 +94,11 @@ pub(crate) struct Process {
 pub(crate) fn holders(protocol: Protocol) -> Vec<Holder> {
     let read = |table| fs::read_to_string(table).unwrap_or_default();
     protocol.tables().into_iter().flat_map(|table| parse(&read(table), protocol.listening_state())).collect()
+}
+
+/// Who stands in the way of binding `address`, for people; `None` if nobody does any more.
+pub(crate) fn holder_of(protocol: Protocol, address: SocketAddr) -> Option<String> {
+    holders(protocol).iter().find(|holder| holder.meets(address)).map(Holder::named)
 }
 
 fn parse(table: &str, state: &str) -> Vec<Holder> {

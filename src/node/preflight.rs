@@ -141,13 +141,7 @@ fn ports(config: &Config) -> Vec<Finding> {
         let sockets = taken.iter().filter(|(of, _)| *of == protocol).flat_map(|(_, sockets)| sockets);
         for socket in sockets.filter(|socket| socket.meets(address)) {
             let process = socket.process();
-            let holder = match &process {
-                Some(process) => format!("{} (pid {})", process.command, process.pid),
-                None => {
-                    format!("a process of user {} that cannot be seen from here (no hostPID)", socket.uid)
-                }
-            };
-            let what = format!("{} {address} ({key}) is taken by {holder}", protocol.name());
+            let what = format!("{} {address} ({key}) is taken by {}", protocol.name(), socket.named());
             let is_instance = match &process {
                 Some(process) => process.command == "nodens",
                 None => instances_live,

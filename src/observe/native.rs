@@ -160,7 +160,7 @@ pub(super) const REVISION: &str = match option_env!("NODENS_REVISION") {
 static QUERIES: Spec = Spec::counter(
     "nodens_queries_total",
     &["proto", "family", "type", "zone"],
-    "Well-formed queries received.",
+    "Messages that get an answer; what cannot be read as a question has type and zone `other`.",
 );
 static RESPONSES: Spec = Spec::counter(
     "nodens_responses_total",
@@ -186,7 +186,11 @@ static HITS: Spec = Spec::counter(
 static MISSES: Spec =
     Spec::counter("nodens_cache_misses_total", &[], "Queries the cache was asked for and could not answer.");
 static ENTRIES: Spec = Spec::gauge("nodens_cache_entries", &["kind"], "Entries held.");
-static BYTES: Spec = Spec::gauge("nodens_cache_bytes", &["kind"], "Bytes the entries weigh.");
+static BYTES: Spec = Spec::gauge(
+    "nodens_cache_bytes",
+    &["kind"],
+    "Bytes the entries weigh; near counts those its slots name, which the store counts too.",
+);
 static BUDGETS: Spec = Spec::gauge("nodens_cache_budget_bytes", &["kind"], "Bytes the entries may weigh.");
 static EVICTIONS: Spec =
     Spec::counter("nodens_cache_evictions_total", &["kind"], "Entries pushed out to make room.");

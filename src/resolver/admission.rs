@@ -11,6 +11,8 @@ use std::net::IpAddr;
 
 use super::job::Jobs;
 use crate::cache::Now;
+use crate::observe::ShedReason;
+use crate::wire::{ede, rcode};
 
 /// One worker's counts.
 #[derive(Debug)]
@@ -34,6 +36,14 @@ impl Channel {
     /// How full this one is now.
     pub fn of(jobs: &Jobs) -> Self {
         Self { free: jobs.capacity(), capacity: jobs.max_capacity() }
+    }
+}
+
+/// What a client is told whose miss is turned away, here and on the miss path: rcode and extended error (RFC 8914 §4).
+pub fn refusal(reason: ShedReason) -> (u16, u16) {
+    match reason {
+        ShedReason::ClientShare => (rcode::REFUSED, ede::PROHIBITED),
+        _ => (rcode::SERVFAIL, ede::NOT_READY),
     }
 }
 

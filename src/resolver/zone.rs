@@ -164,22 +164,24 @@ impl<U: Exchange> Tables<U> {
         })
     }
 
-    /// Where the answer to `key` comes from: special names, hosts, rewriting, then the zone with the longest suffix, and
-    /// there fixed answers first.
+    /// Where the answer to `key` comes from: hosts by the name asked; then, by the name that the rewriting makes of it if
+    /// a rule fits, hosts again, special names, and the zone with the longest suffix, there fixed answers first.
+    ///
+    /// What the operator wrote goes before what a registry says: a special name that is rewritten is not special.
     pub(super) fn route(&self, key: &Key) -> Route<U> {
         let (asked, qtype, qclass) = (key.name(), key.qtype(), key.qclass());
-        let zone = self.zone(asked);
-        if let Some(answer) = self.local(asked, qtype, qclass, zone) {
-            return Route::Local(Local { answer, zone: zone.cloned() });
+        if let Some(answer) = self.hosts.answer(asked, qtype, qclass) {
+            return Route::Local(Local { answer, zone: self.zone(asked).cloned() });
         }
         let target = self.rewrites.target(asked);
-        let Some(target) = target.as_deref() else {
-            return zone.map_or(Route::Nowhere, |zone| zone.route(asked, None, qtype, qclass));
-        };
-        let zone = self.zone(target);
-        match self.local(target, qtype, qclass, zone) {
-            Some(answer) => Route::Local(Local { answer: owned_by(answer, asked), zone: zone.cloned() }),
-            None => zone.map_or(Route::Nowhere, |zone| zone.route(asked, Some(target), qtype, qclass)),
+        let name = target.as_deref().unwrap_or(asked);
+        let zone = self.zone(name);
+        match self.local(name, qtype, qclass, zone) {
+            Some(answer) => {
+                let answer = if target.is_some() { owned_by(answer, asked) } else { answer };
+                Route::Local(Local { answer, zone: zone.cloned() })
+            }
+            None => zone.map_or(Route::Nowhere, |zone| zone.route(asked, target.as_deref(), qtype, qclass)),
         }
     }
 
@@ -206,7 +208,6 @@ impl<U: Exchange> Tables<U> {
     }
 
     fn local(&self, name: &[u8], qtype: u16, qclass: u16, zone: Option<&Rc<Zone<U>>>) -> Option<Answer> {
-        // What the operator wrote goes before what a registry says.
         if let Some(answer) = self.hosts.answer(name, qtype, qclass) {
             return Some(answer);
         }

@@ -46,9 +46,12 @@ pub struct Context {
 /// A front that could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontError {
-    /// A socket could not be bound.
+    /// A UDP socket could not be bound.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Udp(BindError),
+    /// A TCP socket could not be bound.
+    #[error(transparent)]
+    Tcp(BindError),
     /// A thread could not be started.
     #[error("starting a thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -82,12 +85,13 @@ impl Front {
         let mut udp = Vec::new();
         for &address in &addresses {
             for _ in 0..worker_count(config.listen.workers) {
-                let listener = UdpListener::bind(address)?;
+                let listener = UdpListener::bind(address).map_err(FrontError::Udp)?;
                 size_buffers(&listener, config.listen.receive_buffer);
                 udp.push(Arc::new(listener));
             }
         }
-        let tcp = addresses.iter().map(|&address| bind_tcp(address)).collect::<Result<Vec<_>, _>>()?;
+        let tcp = addresses.iter().map(|&address| bind_tcp(address));
+        let tcp = tcp.collect::<Result<Vec<_>, _>>().map_err(FrontError::Tcp)?;
 
         // Everything is bound: from here on only a thread can fail.
         let (draining, drain) = watch::channel(false);

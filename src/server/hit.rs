@@ -1,8 +1,9 @@
 //! The hit path, without its sockets: what becomes of each datagram of a batch.
 //!
-//! [`Query::parse`] → [`Question::hash`] → [`Near::find`] → the header flipped where it was received. Nothing on it allocates,
-//! locks, or copies an answer's body: a reply is pieces of the near slot, which the kernel reads where they lie. What is
-//! not near is looked for in the store, and what is not there goes to the resolver, which answers by itself.
+//! [`Query::parse`] → [`Question::hash`] → [`Near::find`] → the header flipped where it was received, the bytes up to the TTL
+//! written behind it. Nothing on it allocates or locks, and no more of an answer is copied: the rest is pieces of the store's
+//! entry, or of a near slot's copy, which the kernel reads where they lie. What is not near is looked for in the store, and
+//! what is not there goes to the resolver, which answers by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +16,13 @@ use crate::cache::store::Kept;
 use crate::cache::{Entry, Freshness, Key, Near, Now, Store};
 use crate::observe::query_log;
 use crate::observe::{DropReason, Kind, Outcome, Proto, QueryLogger, ShedReason, Source, Tally, ZoneId};
-use crate::resolver::admission::{Admission, Channel};
+use crate::resolver::admission::{self, Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::mmsg::{BATCH, Datagram, PIECES};
 use crate::sys::socket::UdpListener;
 use crate::wire::query::{Facts, Ignored, Query, Rejection};
 use crate::wire::reply::{self, Asked, OPT_LEN, Transport, Ttls};
-use crate::wire::{HEADER_LEN, ede, flags, rcode};
+use crate::wire::{HEADER_LEN, flags};
 
 /// What a worker knows and owns.
 pub struct HitPath {
@@ -401,7 +402,7 @@ impl HitPath {
             return Plan::Nothing;
         }
         if !self.admission.admit(peer.ip(), Channel::of(&self.jobs), self.now) {
-            return self.shed(datagram, facts, ShedReason::ClientShare, rcode::REFUSED);
+            return self.shed(datagram, facts, ShedReason::ClientShare);
         }
         let query = Query::again(datagram.bytes(), facts);
         let way = Way::Udp(Arc::clone(listener));
@@ -411,28 +412,29 @@ impl HitPath {
             return Plan::Nothing;
         }
         // Full: the miss path has more than it can do, and waiting would make hits pay for it.
-        self.shed(datagram, facts, ShedReason::Queue, rcode::SERVFAIL)
+        self.shed(datagram, facts, ShedReason::Queue)
     }
 
     /// Turns a miss away at once: an answer costs less than the retries of a client that gets none.
     #[cold]
-    fn shed(&mut self, datagram: &mut Datagram<'_>, facts: Facts, reason: ShedReason, rcode: u16) -> Plan {
+    fn shed(&mut self, datagram: &mut Datagram<'_>, facts: Facts, reason: ShedReason) -> Plan {
+        let (rcode, extended_error) = admission::refusal(reason);
         let query = Query::again(datagram.bytes(), facts);
         self.tally.shed(reason);
         self.tally.query(ZoneId::OTHER, query.qtype(), query.packet_len(), query.dnssec_ok());
         let (head_len, edns) = (query.head().len(), query.edns());
         let outcome = Outcome::new(Source::Shed, rcode, Kind::Failure);
-        let plan = if edns.is_some() {
+        let (plan, reply_len) = if edns.is_some() {
             let start = self.scratch.len();
             let parts = reply::Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };
             let asked = Asked::of(&query, self.transport);
-            let extended_error = if reason == ShedReason::Queue { ede::NOT_READY } else { ede::PROHIBITED };
             reply::push_reply(&mut self.scratch, &asked, &parts, Ttls::Aged(0), Some(extended_error));
-            Plan::Scratch { start: start as u32, end: self.scratch.len() as u32 }
+            let end = self.scratch.len();
+            (Plan::Scratch { start: start as u32, end: end as u32 }, end - start)
         } else {
-            flip_error(datagram.bytes_mut(), rcode, head_len, None)
+            (flip_error(datagram.bytes_mut(), rcode, head_len, None), head_len)
         };
-        self.tally.response(ZoneId::OTHER, outcome, head_len, 0);
+        self.tally.response(ZoneId::OTHER, outcome, reply_len, 0);
         plan
     }
 
@@ -450,7 +452,8 @@ impl HitPath {
                 let zone = ZoneId::OTHER;
                 self.tally.query(zone, 0, bytes.len(), false);
                 let outcome = Outcome::new(Source::Failure, rcode, Kind::Failure);
-                self.tally.response(zone, outcome, head_len, 0);
+                let reply_len = head_len + if edns.is_some() { OPT_LEN } else { 0 };
+                self.tally.response(zone, outcome, reply_len, 0);
                 flip_error(bytes, rcode, head_len, edns.map(|edns| edns.dnssec_ok))
             }
         }

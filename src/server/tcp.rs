@@ -26,13 +26,13 @@ use crate::observe::query_log;
 use crate::observe::{
     DropReason, Kind, Outcome, Proto, QueryLogger, SharedTally, ShedReason, Source, ZoneId,
 };
-use crate::resolver::admission::{Admission, Channel};
+use crate::resolver::admission::{self, Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
-use crate::wire::query::{Edns, Query, Rejection};
+use crate::wire::MAX_MESSAGE;
+use crate::wire::query::{Query, Rejection};
 use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
 use crate::wire::rotation::Addresses;
-use crate::wire::{MAX_MESSAGE, rcode};
 
 /// Queries of one connection that may wait for an answer; past it the connection is not read (RFC 7766 §6.2.1.1 leaves
 /// the number open). It is also what [`TcpWay`]'s channel holds.
@@ -417,7 +417,12 @@ impl Connection {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             Err(Rejection::Answer { rcode, head_len, edns }) => {
-                self.respond_empty(message, rcode, head_len, edns, Source::Failure, out);
+                let transport = Transport::Tcp { idle_timeout: self.told_idle_timeout() };
+                let len =
+                    push_empty(&Asked { head: &message[..head_len], edns, transport }, rcode, None, out);
+                self.tally.query(ZoneId::OTHER, 0, message.len(), false);
+                let outcome = Outcome::new(Source::Failure, rcode, Kind::Failure);
+                self.tally.response(ZoneId::OTHER, outcome, len, 0);
                 return Ok(());
             }
         };
@@ -463,9 +468,7 @@ impl Connection {
         }
         let channel = Channel::of(&self.shared.jobs);
         if !self.shared.admission.borrow_mut().admit(self.peer.ip(), channel, now) {
-            self.tally.shed(ShedReason::ClientShare);
-            let head_len = query.head().len();
-            self.respond_empty(message, rcode::REFUSED, head_len, query.edns(), Source::Shed, out);
+            self.shed(&query, ShedReason::ClientShare, out);
             return Ok(());
         }
         let way = TcpWay {
@@ -483,28 +486,20 @@ impl Connection {
         if self.shared.jobs.try_send(Job::Miss(Box::new(miss))).is_ok() {
             self.in_flight += 1;
         } else {
-            self.tally.shed(ShedReason::Queue);
-            let head_len = query.head().len();
-            self.respond_empty(message, rcode::SERVFAIL, head_len, query.edns(), Source::Shed, out);
+            self.shed(&query, ShedReason::Queue, out);
         }
         Ok(())
     }
 
-    fn respond_empty(
-        &self,
-        message: &[u8],
-        rcode: u16,
-        head_len: usize,
-        edns: Option<Edns>,
-        source: Source,
-        out: &mut Vec<u8>,
-    ) {
+    /// Turns a miss away at once, as over UDP.
+    fn shed(&self, query: &Query<'_>, reason: ShedReason, out: &mut Vec<u8>) {
+        let (rcode, extended_error) = admission::refusal(reason);
         let transport = Transport::Tcp { idle_timeout: self.told_idle_timeout() };
-        let asked = Asked { head: &message[..head_len], edns, transport };
-        let parts = Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };
-        let len = framed(out, |out| reply::push_reply(out, &asked, &parts, Ttls::Aged(0), None));
-        self.tally.query(ZoneId::OTHER, 0, message.len(), false);
-        self.tally.response(ZoneId::OTHER, Outcome::new(source, rcode, Kind::Failure), len, 0);
+        let len = push_empty(&Asked::of(query, transport), rcode, Some(extended_error), out);
+        self.tally.shed(reason);
+        self.tally.query(ZoneId::OTHER, query.qtype(), query.packet_len(), query.dnssec_ok());
+        let outcome = Outcome::new(Source::Shed, rcode, Kind::Failure);
+        self.tally.response(ZoneId::OTHER, outcome, len, 0);
     }
 
     fn push_waited(&mut self, reply: &[u8], out: &mut Vec<u8>) {
@@ -518,6 +513,12 @@ impl Connection {
     }
 }
 
+/// Appends a reply without records; its length.
+fn push_empty(asked: &Asked<'_>, rcode: u16, extended_error: Option<u16>, out: &mut Vec<u8>) -> usize {
+    let parts = Parts { rcode, authentic_data: false, counts: [0; 3], body: &[], ttl_at: &[] };
+    framed(out, |out| reply::push_reply(out, asked, &parts, Ttls::Aged(0), extended_error))
+}
+
 /// Appends what `push` appends, behind its length (RFC 1035 §4.2.2); that length.
 fn framed(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) -> usize {
     let start = out.len();
@@ -526,4 +527,65 @@ fn framed(out: &mut Vec<u8>, push: impl FnOnce(&mut Vec<u8>)) -> usize {
     let len = out.len() - start - 2;
     out[start..start + 2].copy_from_slice(&(len as u16).to_be_bytes());
     len
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+    use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+    use hickory_proto::rr::{Name, RecordType};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::observe::Metrics;
+    use crate::wire::ede;
+
+    #[test]
+    fn rfc8914_who_is_turned_away_over_tcp_learns_why() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let metrics = Metrics::new().unwrap();
+            // Nobody takes jobs, and there is no room for one.
+            let (jobs, receiver) = mpsc::channel(1);
+            drop(receiver);
+            let (_leave, leaving) = watch::channel(false);
+            let (_drain, draining) = watch::channel(false);
+            let config = Config::default();
+            let shared = Rc::new(Shared {
+                store: Arc::new(Store::new(crate::resolver::budgets(&config))),
+                jobs,
+                limits: config.listen.tcp,
+                rotate: true,
+                connections: Rc::default(),
+                leaving,
+                logger: RefCell::new(
+                    crate::observe::QueryLog::new(metrics.counters.query_log_dropped.clone()).logger(),
+                ),
+                kept: Kept::default(),
+                admission: RefCell::new(Admission::new(0.1, [1, 2])),
+            });
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let tally = metrics.tallies.shared(crate::observe::Server { address, proto: Proto::Tcp });
+            tokio::task::spawn_local(accept(listener, shared, tally, draining));
+
+            let mut query = Message::query();
+            query.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
+            query.set_edns(Edns::new());
+            let query = query.to_vec().unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await.unwrap();
+            let len = client.read_u16().await.unwrap();
+            let mut reply = vec![0; usize::from(len)];
+            client.read_exact(&mut reply).await.unwrap();
+            let message = Message::from_vec(&reply).unwrap();
+            assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+            let edns = message.edns.unwrap();
+            let Some(EdnsOption::Unknown(_, told)) = edns.option(EdnsCode::Unknown(15)) else {
+                panic!("no extended error in {edns:?}")
+            };
+            assert_eq!(told[..], ede::NOT_READY.to_be_bytes());
+        });
+    }
 }

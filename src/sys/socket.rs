@@ -25,6 +25,13 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// The address, if the reason is that another socket has it.
+    pub fn taken(&self) -> Option<SocketAddr> {
+        (self.source.kind() == io::ErrorKind::AddrInUse).then_some(self.address)
+    }
+}
+
 impl UdpListener {
     /// Binds `address` beside other sockets of the same user that do the same (SO_REUSEPORT), also before an interface
     /// carries it (IP_FREEBIND).

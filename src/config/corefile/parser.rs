@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::CorefileError;
 use super::lexer::{Position, Word, words};
+use super::{CorefileError, values};
 
 /// `zone:port ... { ... }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,11 @@ impl Directive {
     }
 }
 
-/// What a parse gives: the blocks, and imports that found nothing.
-#[derive(Debug, Default)]
+/// What a parse gives: the blocks, of which there is at least one, and imports that found nothing.
+#[derive(Debug)]
 pub(super) struct Parsed {
+    /// The file's first line: where what concerns all of it stands.
+    pub(super) start: Position,
     pub(super) blocks: Vec<ServerBlock>,
     pub(super) missing_imports: Vec<(Position, String)>,
     /// `{$NAME}` of names that the environment does not have.
@@ -52,14 +54,20 @@ pub(super) fn parse(
     environment: &BTreeMap<String, String>,
 ) -> Result<Parsed, CorefileError> {
     let origin: Arc<str> = file.display().to_string().into();
+    let start = Position { file: Arc::clone(&origin), line: 1 };
     let mut parser = Parser {
         words: words(text, &origin).into_iter().rev().collect(),
         directory: file.parent().unwrap_or(Path::new("")).to_owned(),
         environment,
         snippets: HashMap::new(),
         imports: 0,
-        last: Position { file: origin, line: 1 },
-        parsed: Parsed::default(),
+        last: start.clone(),
+        parsed: Parsed {
+            start,
+            blocks: Vec::new(),
+            missing_imports: Vec::new(),
+            missing_variables: Vec::new(),
+        },
     };
     if parser.words.len() > MAX_WORDS {
         let message = format!("found more than {MAX_WORDS} words, expected a Corefile");
@@ -67,6 +75,12 @@ pub(super) fn parse(
     }
     while parser.peek().is_some() {
         parser.server_block()?;
+    }
+    // Nearly every text reads as the name of a zone, and lines of plugins behind it.
+    let blocks = &parser.parsed.blocks;
+    if !blocks.iter().flat_map(|block| &block.keys).any(|key| values::is_server_key(key)) {
+        let at = blocks.first().map_or(&parser.parsed.start, |block| &block.at);
+        return Err(error(at, "found no server block, expected a zone and `{`, such as `. {`"));
     }
     Ok(parser.parsed)
 }
@@ -145,6 +159,9 @@ impl Parser<'_> {
             return Ok(());
         }
         let directives = self.directives(braces, 0, &at)?;
+        if !braces && directives.is_empty() {
+            return Err(error(&at, "found a zone without a block, expected `{` behind it"));
+        }
         self.parsed.blocks.push(ServerBlock { keys, directives, at });
         Ok(())
     }

@@ -45,6 +45,35 @@ fn what_is_printed_loads_as_what_was_made() {
 }
 
 #[test]
+fn a_text_without_a_server_block_is_no_corefile() {
+    for (text, line) in [
+        ("", 1),
+        ("# only a comment\n", 1),
+        ("\nabc\n", 2),
+        ("{\"a\":1}", 1),
+        ("listen:\n  port: 53\n", 1),
+        ("(snippet) {\nerrors\n}\n", 1),
+        ("import /nonexistent/*.server\n", 1),
+    ] {
+        let error = import(text, Path::new("/etc/Corefile"), &inputs()).expect_err(text).to_string();
+        assert!(error.starts_with(&format!("/etc/Corefile:{line}: found ")), "{text}: {error}");
+    }
+    // CoreDNS takes these; that they answer nothing is a finding at their own line.
+    for (text, expected) in
+        [(". {\n}\n", "1: no zones"), ("\ntls://. {\nforward . 192.0.2.1\n}\n", "1: no zones")]
+    {
+        assert!(found(&import_text(text), Kind::NoEquivalent).contains(&expected.to_owned()), "{text}");
+    }
+    assert_eq!(import_text(".\nforward . 192.0.2.1\n").config.zones.len(), 1, "braces may be left out");
+    let listed = findings::listed(
+        &import_text("tls://. {\nwhoami\n}\n").findings,
+        Kind::NoEquivalent,
+        Path::new("Corefile"),
+    );
+    assert!(listed.iter().any(|line| line.starts_with("line 1: no zones")), "{listed:?}");
+}
+
+#[test]
 fn forward_options() {
     let import = block(
         "forward . 192.0.2.1 [2001:db8::1]:5353 dns://192.0.2.2 {\nexcept a.example b.example.\nforce_tcp\n\

@@ -20,7 +20,7 @@ use super::{Import, Inputs, values};
 
 /// Translates what was parsed. Never fails: what cannot be carried over becomes a finding.
 pub(super) fn translate(parsed: Parsed, inputs: &Inputs) -> Import {
-    let mut translator = Translator::new(inputs);
+    let mut translator = Translator::new(parsed.start, inputs);
     for (at, name) in parsed.missing_imports {
         // A pattern that matches nothing is usual: the ConfigMap for one's own additions is empty.
         let kind = if name.contains(['*', '?']) { Kind::BuiltIn } else { Kind::NoEquivalent };
@@ -74,6 +74,8 @@ struct Draft {
 
 struct Translator<'a> {
     inputs: &'a Inputs,
+    /// The Corefile's first line.
+    start: Position,
     config: Config,
     findings: HashSet<Finding>,
     zone_origins: Vec<Position>,
@@ -92,9 +94,10 @@ struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    fn new(inputs: &'a Inputs) -> Self {
+    fn new(start: Position, inputs: &'a Inputs) -> Self {
         Self {
             inputs,
+            start,
             config: Config::default(),
             findings: HashSet::new(),
             zone_origins: Vec::new(),
@@ -354,7 +357,6 @@ impl<'a> Translator<'a> {
     }
 
     fn finish(mut self) -> Import {
-        let start = Position { file: "Corefile".into(), line: 1 };
         if self.listen.is_empty() {
             self.listen.clone_from(&self.inputs.local_ips);
         }
@@ -362,7 +364,7 @@ impl<'a> Translator<'a> {
             self.listen.push(STAND_IN_LOCAL.into());
         }
         if self.config.zones.is_empty() {
-            let at = self.owners.first().map_or(start, |(_, at)| at.clone());
+            let at = self.owners.first().map_or_else(|| self.start.clone(), |(_, at)| at.clone());
             let instead = "the one zone here answers SERVFAIL; put your zones in its place";
             self.note(Kind::NoEquivalent, &at, "no zones", "nothing in it answers names", instead);
             self.zone_origins.push(at);

@@ -30,6 +30,11 @@ pub(super) fn server_key(key: &str) -> Result<(Vec<String>, Option<u16>), &'stat
     Ok((vec![zone_name(zone).ok_or("no zone")?], port))
 }
 
+/// Whether a word can be a server block's key, also one of a listener that nodens does not have (`tls://`).
+pub(super) fn is_server_key(key: &str) -> bool {
+    key.contains("://") || server_key(key).is_ok()
+}
+
 /// A zone as nodens writes it: lower case, no dot at the end but the root's.
 pub(super) fn zone_name(text: &str) -> Option<String> {
     let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();

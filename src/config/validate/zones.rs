@@ -10,7 +10,7 @@ use super::super::name;
 use super::super::resolv_conf;
 use super::super::schema::{Config, FixedAnswer, FixedRcode, Forward, Listen, UpstreamAddress, Zone};
 use super::super::units::HumanDuration;
-use super::{Findings, LONGEST_TTL, SECONDS_1};
+use super::{Files, Findings, LONGEST_TTL, SECONDS_1};
 
 /// Checks `zones`, `hosts` and `rewrite`.
 pub(super) fn check(config: &Config, findings: &mut Findings) {
@@ -133,6 +133,9 @@ fn check_forward(
 }
 
 fn resolv_conf(path: &str, file: &Path, listen: &Listen, findings: &mut Findings) {
+    if findings.files == Files::Ignored {
+        return;
+    }
     let conf = match resolv_conf::read(file) {
         Ok(conf) => conf,
         Err(error) => return findings.add(path, error, "a readable resolv.conf"),
@@ -172,6 +175,9 @@ fn is_own(address: SocketAddr, listen: &Listen) -> bool {
 }
 
 fn readable(path: &str, file: &Path, expected: &str, findings: &mut Findings) {
+    if findings.files == Files::Ignored {
+        return;
+    }
     let opened = std::fs::File::open(file).and_then(|opened| opened.metadata());
     let problem = match opened {
         Ok(metadata) if metadata.is_dir() => "it is a directory".to_owned(),

@@ -70,6 +70,31 @@ fn a_configured_zone_takes_a_special_name_over() {
 }
 
 #[test]
+fn a_special_name_that_is_rewritten_is_looked_up_as_what_it_becomes() {
+    run(async {
+        let yaml = format!(
+            "{FORWARD}\nhosts: {{printer.alt: ['10.0.0.7']}}\nrewrite: [{{suffix: sfx.test, to: example}}, \
+             {{name: db.localhost, to: www.example}}, {{suffix: alt, to: example}}, {{name: gone.example, to: a.invalid}}]"
+        );
+        let world = World::new(&yaml, address(30));
+        for (number, name) in ["a.sfx.test.", "db.localhost.", "b.alt."].into_iter().enumerate() {
+            let reply = world.ask(name, RecordType::A).await;
+            assert_eq!((reply.answers.len(), world.asked()), (1, number + 1), "{name}");
+            assert_eq!(reply.answers[0].name.to_ascii(), name);
+            assert_eq!(world.last_source(), Some(Source::Upstream));
+        }
+        let reply = world.ask("printer.alt.", RecordType::A).await;
+        assert_eq!(reply.answers[0].data, RData::A(A::new(10, 0, 0, 7)), "hosts go before a rewriting");
+        for name in ["b.test.", "gone.example."] {
+            let reply = world.ask(name, RecordType::A).await;
+            assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
+        }
+        assert_eq!(world.ask("a.localhost.", RecordType::A).await.answers.len(), 1);
+        assert_eq!(world.asked(), 3, "what stays special, or becomes it, leaves no node");
+    });
+}
+
+#[test]
 fn a_zone_file_is_served_and_read_again_when_it_changes() {
     run(async {
         let folder = tempfile::tempdir().unwrap();

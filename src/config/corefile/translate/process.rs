@@ -273,10 +273,7 @@ impl Translator<'_> {
             lost.push(("health", health));
         }
         for (key, address) in lost {
-            let at = self
-                .owners
-                .first()
-                .map_or(Position { file: "Corefile".into(), line: 1 }, |(_, at)| at.clone());
+            let at = self.owners.first().map_or_else(|| self.start.clone(), |(_, at)| at.clone());
             let instead = format!("another listener has that port; choose one and set observe.{key}");
             self.note(Kind::NoEquivalent, &at, key, format!("serves HTTP on {address}"), instead);
         }
