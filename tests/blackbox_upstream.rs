@@ -116,7 +116,7 @@ fn closing_under_load_loses_no_query() {
 #[test]
 fn a_few_connections_carry_all_queries() {
     let upstream = Upstream::start(Order::Concurrent);
-    let nodens = Nodens::start(&before(&[upstream.address()], ""));
+    let nodens = Nodens::start(&before(&[upstream.address()], "hedge: 0%"));
     for number in 0..500 {
         let name = format!("c{number}.example");
         check(&udp(nodens.address(), &query(&name)), &name);

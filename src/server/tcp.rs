@@ -557,6 +557,7 @@ mod tests {
                 jobs,
                 limits: config.listen.tcp,
                 rotate: true,
+                turns: Turns::default(),
                 connections: Rc::default(),
                 leaving,
                 logger: RefCell::new(
