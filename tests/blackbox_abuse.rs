@@ -402,10 +402,13 @@ fn large_answers_that_nobody_reads_stay_within_the_bound_of_all_tcp_clients() {
     gate.1.notify_all();
     eventually("all are answered", seconds(20), || nodens.count("nodens_responses_total", &[]) >= wanted);
     let grown = peak(&nodens).saturating_sub(before);
-    // The first and the last read after all: what fitted comes through whole, and who came too late was told.
+    // They read after all: what fitted comes through whole, and who came too late was told. In which order they were
+    // answered is nobody's business.
     let (mut whole, mut failed) = (0, 0);
-    for client in [0, CLIENTS - 1] {
-        let client = &mut clients[client];
+    for client in &mut clients {
+        if whole > 0 && failed > 0 {
+            break;
+        }
         client.stream().set_read_timeout(Some(seconds(1))).expect("above 0");
         while let Ok(Some(message)) = client.try_receive() {
             // Parsing two thousand records takes a test longer than these clients are waited for.
@@ -419,7 +422,7 @@ fn large_answers_that_nobody_reads_stay_within_the_bound_of_all_tcp_clients() {
     }
     println!(
         "{wanted} answers of 32 kB: {waiting} bytes more while they waited, {grown} at most; \
-         the first and the last client read {whole} answers and {failed} SERVFAIL"
+         of them clients read {whole} answers and {failed} SERVFAIL"
     );
     assert!(grown < KEPT + SLACK, "{grown} bytes more than before");
     let shed = nodens.count("nodens_responses_total", &[("rcode", "SERVFAIL"), ("source", "shed")]);
