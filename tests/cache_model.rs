@@ -331,7 +331,7 @@ proptest! {
                         continue;
                     };
                     let served = near.served(slot);
-                    let served_kind = served.kind;
+                    let served_kind = served.entry.kind();
                     let body = bytes_of(&mut near, slot, now);
                     let Some(&(kind, mark, ttl, at)) = known else {
                         // Near may be behind a change of the store, but never past its entry's own end.

@@ -17,7 +17,7 @@ use crate::wire::reply::Parts;
 #[derive(Debug, Clone)]
 pub struct Entry(ThinArc<Fields, u8>);
 
-/// An entry's fields, packed: eight bytes of each are a quarter of a MiB of a node's names.
+/// An entry's fields, packed: eight bytes less each are a quarter of a MiB over 31,000 names.
 #[derive(Debug)]
 struct Fields {
     stored: Now,

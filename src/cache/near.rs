@@ -21,7 +21,6 @@ use super::entry::Entry;
 use super::key::{Key, Question};
 use super::time::Now;
 use crate::sys::prefetch;
-use crate::wire::answer::Kind;
 use crate::wire::reply::Parts;
 
 /// A worker's table.
@@ -57,12 +56,6 @@ pub enum Found {
 pub struct Served<'a> {
     /// The entry's parts, TTLs as they were when it was stored.
     pub parts: Parts<'a>,
-    /// The answer's kind.
-    pub kind: Kind,
-    /// The zone it was looked up in.
-    pub zone: u16,
-    /// The extended error that goes out with it (RFC 8914).
-    pub extended_error: Option<u16>,
     /// The entry itself.
     pub entry: &'a Entry,
     copy: Option<&'a OwnCopy>,
@@ -264,14 +257,7 @@ impl Near {
     pub fn served(&self, SlotId(id): SlotId) -> Served<'_> {
         let slot = &self.slots[id as usize];
         let entry = slot.entry.as_ref().expect("a slot that was found is held until the batch ends");
-        Served {
-            parts: entry.parts(),
-            kind: entry.kind(),
-            zone: entry.zone(),
-            extended_error: entry.extended_error(),
-            entry,
-            copy: slot.copy.as_deref(),
-        }
+        Served { parts: entry.parts(), entry, copy: slot.copy.as_deref() }
     }
 
     /// Which of its addresses stands first in the next reply from the slot.
@@ -402,17 +388,6 @@ impl Lead {
     #[inline]
     pub fn room(&self) -> &[u8; LEAD_ROOM] {
         &self.bytes
-    }
-
-    /// How many bytes it has.
-    #[inline]
-    pub fn len(&self) -> u16 {
-        u16::from(self.len)
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 }
 

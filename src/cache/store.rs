@@ -350,9 +350,17 @@ mod tests {
         Store::new(Budgets { positive: 1 << 20, negative: 1 << 20, failure: 1 << 20 })
     }
 
-    fn key() -> Key {
-        let question = Question { name: b"\x03www\x00", qtype: 1, qclass: 1, flags: KeyFlags::default() };
+    fn key_of(name: &[u8]) -> Key {
+        let question = Question { name, qtype: 1, qclass: 1, flags: KeyFlags::default() };
         Key::new(&question, Seed::of_process())
+    }
+
+    fn key() -> Key {
+        key_of(b"\x03www\x00")
+    }
+
+    fn other() -> Key {
+        key_of(b"\x05other\x00")
     }
 
     #[test]
@@ -371,11 +379,6 @@ mod tests {
         assert_eq!((stats.positive.entries, stats.negative.entries), (1, 0));
         assert_eq!((stats.positive.evictions, stats.negative.evictions), (0, 0));
         assert_eq!(entries[4].sharers(), 2, "ours and the table's");
-    }
-
-    fn other() -> Key {
-        let question = Question { name: b"\x05other\x00", qtype: 1, qclass: 1, flags: KeyFlags::default() };
-        Key::new(&question, Seed::of_process())
     }
 
     #[test]

@@ -261,12 +261,12 @@ impl HitPath {
         let len = usize::from(asked.head_len);
         let whole = served.body_len().map(|body| len + body + opt_len);
         let fits = whole.filter(|&whole| whole <= reply::reply_limit(asked.edns, self.transport));
-        let with_option = opt.is_some() && served.extended_error.is_some();
+        let with_option = opt.is_some() && served.entry.extended_error().is_some();
         let Some(reply_len) = fits.filter(|_| !with_option) else {
             return self.copied_reply(datagram, asked, slot, source);
         };
         let lead = served.lead(self.now);
-        let (zone, kind) = (zone_of(served.zone), served.kind);
+        let (zone, kind) = (zone_of(served.entry.zone()), served.entry.kind());
         let authentic_data = parts.authentic_data && asked.wants_authentic_data();
         let reply_flags = reply::reply_flags(asked.flags, parts.rcode, authentic_data, false);
         self.tally.query(zone, asked.qtype, datagram.bytes().len(), asked.dnssec_ok());
@@ -279,7 +279,7 @@ impl HitPath {
         if self.logger.wants() {
             self.log(datagram, len, outcome, reply_len);
         }
-        Plan::Near { len: asked.head_len + lead.len(), slot, rotation, opt }
+        Plan::Near { len: asked.head_len + lead.bytes().len() as u16, slot, rotation, opt }
     }
 
     /// The reply of a near slot that does not fit, or with an extended error: copied, since it is put together anew.
@@ -308,7 +308,7 @@ impl HitPath {
         });
     }
 
-    /// A near miss, or a slot whose second is over.
+    /// A near miss, or a slot for which the store must be asked.
     fn ask_store(
         &mut self,
         mut datagram: Datagram<'_>,

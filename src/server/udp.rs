@@ -1,6 +1,6 @@
 //! A UDP worker: one thread, one socket, blocking receives in batches, and every hit answered on the spot.
 //!
-//! The way of a hit: [`Batch::receive`] → [`HitPath::read`] → [`HitPath::plan`] → [`Batch::reply`].
+//! The way of a hit: [`Batch::receive`] → [`HitPath::read`] → [`HitPath::prefetch`] → [`HitPath::plan`] → [`Batch::reply`].
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
