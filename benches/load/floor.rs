@@ -105,7 +105,7 @@ fn body() -> Vec<u8> {
 }
 
 /// The receive buffer is forced past `net.core.rmem_max` where the process may.
-fn enlarge_buffers(socket: &UdpSocket) -> io::Result<()> {
+pub(crate) fn enlarge_buffers(socket: &UdpSocket) -> io::Result<()> {
     let size: libc::c_int = BUFFER;
     for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
         // SAFETY: the pointer is to a live c_int of the length given.

@@ -17,6 +17,7 @@ mod floor;
 mod machine;
 mod mix;
 mod process;
+mod relay;
 mod report;
 mod rng;
 mod round;
@@ -77,6 +78,9 @@ struct Options {
     /// Be the floor
     #[arg(long, hide = true, value_name = "PORT")]
     serve_floor: Option<u16>,
+    /// Be the floor of a miss
+    #[arg(long, hide = true, num_args = 2, value_names = ["PORT", "UPSTREAM"])]
+    serve_relay: Vec<u16>,
 }
 
 fn main() -> ExitCode {
@@ -85,6 +89,12 @@ fn main() -> ExitCode {
         return match floor::serve(port) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("floor: {error}")),
+        };
+    }
+    if let [port, upstream] = options.serve_relay[..] {
+        return match relay::serve(port, upstream) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("relay: {error}")),
         };
     }
     // A test runner that builds all targets must neither find tests here nor start a benchmark.

@@ -73,7 +73,7 @@ impl Report {
         Some(Summary {
             cpu_ns: of(|run| run.cpu_ns)?,
             cpu_ns_range: [cpu.clone().fold(f64::INFINITY, f64::min), cpu.fold(0.0, f64::max)],
-            to_floor: self.ratio(runs, scenario, |other| other == Server::Floor),
+            to_floor: self.ratio(runs, scenario, Server::is_floor),
             to_best_peer: self.ratio(runs, scenario, Server::is_peer),
             rate: of(|run| run.rate)?,
             average_us: median(average),
@@ -86,7 +86,7 @@ impl Report {
         })
     }
 
-    /// What nodens or the floor did wrong, one line each.
+    /// What nodens or a floor did wrong, one line each.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for entry in self.servers.iter().filter(|entry| !entry.server.is_peer()) {

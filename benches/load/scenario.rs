@@ -80,9 +80,14 @@ impl Scenario {
         }
     }
 
-    /// Whether the scenario means anything for the server: the floor speaks UDP alone and has nothing to miss.
+    /// Whether the scenario means anything for the server: the floor speaks UDP alone and has nothing to miss, and the relay
+    /// does nothing else.
     pub(crate) fn suits(self, server: Server) -> bool {
-        server.resolves() || !matches!(self, Self::Tcp | Self::Miss)
+        match server {
+            Server::Floor => !matches!(self, Self::Tcp | Self::Miss),
+            Server::Relay => self == Self::Miss,
+            _ => true,
+        }
     }
 
     fn load(self, seconds: u32) -> Load {

@@ -17,6 +17,7 @@ use crate::process::Process;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Floor,
+    Relay,
     Nodens,
     Unbound,
     Dnsdist,
@@ -27,8 +28,9 @@ pub(crate) enum Server {
 
 impl Server {
     /// All of them, in the order of the tables.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Floor,
+        Self::Relay,
         Self::Nodens,
         Self::Unbound,
         Self::Dnsdist,
@@ -41,6 +43,7 @@ impl Server {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::Relay => "relay",
             Self::Nodens => "nodens",
             Self::Unbound => "unbound",
             Self::Dnsdist => "dnsdist",
@@ -50,12 +53,17 @@ impl Server {
         }
     }
 
-    /// Neither the floor nor nodens.
-    pub(crate) fn is_peer(self) -> bool {
-        !matches!(self, Self::Floor | Self::Nodens)
+    /// Part of the harness: what the system calls alone cost, of a hit or of a miss.
+    pub(crate) fn is_floor(self) -> bool {
+        matches!(self, Self::Floor | Self::Relay)
     }
 
-    /// Whether the server really resolves; the floor only echoes.
+    /// Neither a floor nor nodens.
+    pub(crate) fn is_peer(self) -> bool {
+        !self.is_floor() && self != Self::Nodens
+    }
+
+    /// Whether its answers are real; the floor only echoes.
     pub(crate) fn resolves(self) -> bool {
         self != Self::Floor
     }
@@ -68,7 +76,7 @@ impl Server {
     /// The program, if it is installed.
     pub(crate) fn program(self) -> Option<PathBuf> {
         match self {
-            Self::Floor => env::current_exe().ok(),
+            Self::Floor | Self::Relay => env::current_exe().ok(),
             Self::Nodens => {
                 let built = env::var_os("NODENS_BIN")
                     .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_nodens")), PathBuf::from);
@@ -85,7 +93,7 @@ impl Server {
     /// The version the program states, or nothing.
     pub(crate) fn version(self) -> String {
         let flag = match self {
-            Self::Floor => return String::new(),
+            Self::Floor | Self::Relay => return String::new(),
             Self::Unbound => "-V",
             _ => "--version",
         };
@@ -113,6 +121,7 @@ impl Server {
         command.current_dir(&dir);
         match self {
             Self::Floor => command.arg("--serve-floor").arg(port.to_string()),
+            Self::Relay => command.arg("--serve-relay").arg(port.to_string()).arg(upstream.to_string()),
             Self::Nodens => command.arg("run").arg("--config").arg(&file),
             Self::Unbound => command.arg("-d").arg("-c").arg(&file),
             Self::Dnsdist => command.args(["--supervised", "--disable-syslog", "-C"]).arg(&file),
@@ -126,7 +135,7 @@ impl Server {
     fn configuration(self, dir: &Path, port: u16, upstream: u16) -> io::Result<String> {
         let dir = dir.display();
         Ok(match self {
-            Self::Floor => String::new(),
+            Self::Floor | Self::Relay => String::new(),
             Self::Nodens => format!(
                 "listen: {{addresses: [\"127.0.0.1\"], port: {port}, workers: 1}}\n\
                  cache: {{size: 64MiB, negative_size: 64MiB, max_ttl: 1h, negative_max_ttl: 1h}}\n\

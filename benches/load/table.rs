@@ -38,7 +38,7 @@ fn cpu_table(report: &Report, text: &mut String) {
         let cells = report.scenarios.iter().map(|&scenario| {
             let Some(summary) = report.summary(entry.server, scenario) else { return "–".to_owned() };
             let cpu = summary.cpu_ns / 1e3;
-            match summary.to_floor.filter(|_| entry.server.resolves()) {
+            match summary.to_floor.filter(|_| !entry.server.is_floor()) {
                 Some(ratio) => format!("{cpu:.2} ({ratio:.2})"),
                 None => format!("{cpu:.2}"),
             }
@@ -129,7 +129,7 @@ fn notes(report: &Report, text: &mut String) {
     if !udp.is_empty() {
         let _ = writeln!(text, "Misses over UDP, since the server cannot be told to use TCP: {udp}.");
     }
-    text.push_str("The floor answers a constant over UDP: what the system calls alone cost.\n");
+    text.push_str("The floor answers a constant over UDP, the relay passes queries on over TCP and answers back: what the system calls alone cost.\n");
     for entry in &report.servers {
         for fault in &entry.faults {
             let _ = writeln!(text, "\n{}: {}.", entry.server.name(), fault.replace('\n', " "));

@@ -16,6 +16,30 @@ pub fn unacknowledged(stream: &impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or_default())
 }
 
+/// Acknowledges now what was received and is not yet acknowledged (TCP_QUICKACK, tcp(7)); what comes later the kernel may
+/// again hold back for something to send along.
+///
+/// The option's value is 2 for that: with 1, or any odd number, the kernel acknowledges every later read at once too
+/// (`__tcp_sock_set_quickack` in net/ipv4/tcp.c, since Linux 2.6.12).
+pub fn acknowledge(stream: &impl AsFd) -> io::Result<()> {
+    let now_only: libc::c_int = 2;
+    // SAFETY: the descriptor is open as long as `stream` is borrowed; the kernel reads one int, which lives until the call
+    // returns.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_QUICKACK,
+            (&raw const now_only).cast(),
+            size_of_val(&now_only) as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;

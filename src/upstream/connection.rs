@@ -223,13 +223,15 @@ pub(super) struct Driver {
     stream: TcpStream,
     /// The beginning of a message whose end has not arrived.
     partial: Vec<u8>,
+    /// Something was read and not acknowledged while more is owed.
+    unacknowledged: bool,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Driver {
     pub(super) fn new(endpoint: Rc<Endpoint>, connection: Rc<Connection>, stream: TcpStream) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(connection.expires.min(Instant::now() + TICK)));
-        Self { endpoint, connection, stream, partial: Vec::new(), timer }
+        Self { endpoint, connection, stream, partial: Vec::new(), unacknowledged: false, timer }
     }
 
     /// Runs until the connection is closed, by either side. What is unanswered then fails.
@@ -303,32 +305,35 @@ impl Driver {
                 let used = self.partial.len() - rest;
                 self.partial.drain(..used);
             }
-            self.acknowledge();
+            self.unacknowledged = true;
             self.endpoint.relieve(&self.connection);
         }
     }
 
-    /// Acknowledges what was read at once, where more is owed: a server that has left Nagle's algorithm on (NSD has) holds
-    /// its next small reply back until then, and the kernel would wait 40 ms for something to send along.
-    fn acknowledge(&self) {
-        if !self.connection.waiters.borrow().is_empty() {
-            // Where it is refused replies are late, not lost.
-            let _ = socket2::SockRef::from(&self.stream).set_tcp_quickack(true);
-        }
-    }
-
-    /// Writes what has been queued, once everything that is ready to run has had its turn to queue more.
+    /// Writes what has been queued, once everything that is ready to run has had its turn to queue more; where nothing has,
+    /// acknowledges what was read. A server that has left Nagle's algorithm on (NSD has) holds its next small reply back until
+    /// then, and the kernel would wait 40 ms for something to send along.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let mut outgoing = self.connection.outgoing.borrow_mut();
         if !outgoing.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             outgoing.waker = Some(context.waker().clone());
         }
-        if outgoing.bytes.is_empty() {
+        let owes_acknowledgement = self.unacknowledged && !self.connection.waiters.borrow().is_empty();
+        if outgoing.bytes.is_empty() && !owes_acknowledgement {
+            self.unacknowledged = false;
             return Poll::Pending;
         }
         if !outgoing.yielded {
             outgoing.yielded = true;
             context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // What is written takes an acknowledgement along.
+        self.unacknowledged = false;
+        if outgoing.bytes.is_empty() {
+            outgoing.yielded = false;
+            // Where it is refused replies are late, not lost.
+            let _ = crate::sys::tcp::acknowledge(&self.stream);
             return Poll::Pending;
         }
         while outgoing.written < outgoing.bytes.len() {
@@ -340,6 +345,7 @@ impl Driver {
         outgoing.bytes.shrink_to(OUTGOING_KEPT);
         outgoing.written = 0;
         outgoing.woken = false;
+        outgoing.yielded = false;
         Poll::Pending
     }
 
