@@ -5,11 +5,12 @@
 //!
 //! | RFC | what of it stands here |
 //! |---|---|
-//! | 1035, 9619 | header, question, QDCOUNT, names ([`query`], [`name`]) |
+//! | 1035, 9619 | header, question, QDCOUNT, names ([`query`], [`name`]), a reply's records ([`answer`]) |
 //! | 1794 | addresses in another order for each client ([`rotation`]) |
 //! | 2181 §5.2, §8 | RRset TTLs equalised, top bit means 0 ([`answer`]) |
 //! | 2181 §9, 9715 | what goes out of an answer that is too large ([`reply`]) |
 //! | 2308 | NXDOMAIN, NODATA and their TTL ([`answer`]) |
+//! | 3597 §4 | which data has names that are decompressed, and opaque data ([`answer`]) |
 //! | 4343 | names compared without case ([`name`]) |
 //! | 6891 | OPT read, checked, and answered hop by hop ([`query`], [`reply`]) |
 //! | 7828 | the keepalive option on TCP ([`reply`]) |

@@ -1,7 +1,6 @@
 //! An answer in the near table, hit again and again while it ages. The input is eight bytes and an upstream's reply: bits
 //! (rotation, OPT wanted, DO, prefetch), the entry's age in seconds when it comes near (two bytes), and five steps of time.
 
-use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
 use nodens::cache::entry::{Origin, PrefetchRule};
 use nodens::cache::key::{Question, Seed};
@@ -12,7 +11,7 @@ use nodens::wire::query::Query;
 use nodens::wire::reply::{flip_header, opt_record, reply_flags};
 use nodens::wire::{HEADER_LEN, MAX_MESSAGE};
 
-use super::records::{Sections, assert_aged, expected, head_of};
+use super::records::{Sections, assert_aged, expected, head_of, read};
 
 pub(crate) fn check(input: &[u8]) -> bool {
     let Some((&[bits, a0, a1, ref steps @ ..], reply)) = input.split_first_chunk::<8>() else { return false };
@@ -96,11 +95,11 @@ impl Hit<'_> {
             bytes.extend_from_slice(&opt_record(served.parts.rcode, entry.flags().dnssec_ok()));
         }
         Self::flip(&mut bytes, flags, served.parts.counts, self.opt);
-        let read = Message::from_vec(&bytes).expect("hickory-proto reads what goes out");
-        assert_eq!(read.edns.is_some(), self.opt);
+        let read = read(&bytes).expect("what goes out reads");
+        assert_eq!(read.has_edns, self.opt);
         let [answers, authorities, additionals] = self.sections;
         if self.rotate {
-            let (mut got, mut kept) = (read.answers.clone(), answers.clone());
+            let (mut got, mut kept) = (read.sections[0].clone(), answers.clone());
             // In whatever order, but of each record as many as there were.
             let text = |record: &Record| record.to_string().to_lowercase();
             for record in &mut kept {
@@ -110,10 +109,10 @@ impl Hit<'_> {
             kept.sort_by_cached_key(text);
             assert_aged(&got, &kept, 0);
         } else {
-            assert_aged(&read.answers, answers, age);
+            assert_aged(&read.sections[0], answers, age);
         }
-        assert_aged(&read.authorities, authorities, age);
-        assert_aged(&read.additionals, additionals, age);
+        assert_aged(&read.sections[1], authorities, age);
+        assert_aged(&read.sections[2], additionals, age);
     }
 
     fn flip(bytes: &mut [u8], flags: u16, counts: [u16; 3], opt: bool) {

@@ -18,7 +18,7 @@ use super::zone::{Source, Zone};
 use crate::cache::Key;
 use crate::config::Dns64;
 use crate::upstream::Query;
-use crate::wire::answer::{Answer, AnswerError};
+use crate::wire::answer::Answer;
 use crate::wire::{ede, rtype};
 
 impl<U: Exchange> Resolver<U> {
@@ -66,7 +66,7 @@ impl<U: Exchange> Resolver<U> {
         if let Some(target) = &flight.target {
             map_back(&mut message, &proto_name(flight.key.name()), &proto_name(target));
         }
-        Answer::from_message(message).into()
+        Answer::from_message(&message).into()
     }
 
     /// A file's answer that ends in an alias to a name outside of it: a client cannot follow it by itself, so it is
@@ -118,7 +118,7 @@ impl<U: Exchange> Resolver<U> {
 
     async fn ask_message(&self, zone: &Zone<U>, question: Question<'_>) -> Result<Message, Looked> {
         let reply = self.ask(zone, question).await?;
-        Message::from_vec(&reply).map_err(|error| AnswerError::from(error).into())
+        Message::from_vec(&reply).map_err(|_| Failed::servfail(ede::INVALID_DATA, Memory::Backoff).into())
     }
 
     /// The AAAA answer, made of the A answer where there is none (RFC 6147 §5.1).

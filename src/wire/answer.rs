@@ -1,18 +1,33 @@
-//! A cacheable answer, made from an upstream's reply: validated by hickory-proto once, and encoded anew.
+//! A cacheable answer, made from an upstream's reply: checked and written anew in one pass over its bytes.
 //!
 //! An answer's *body* is everything behind the question. The question has the same length whatever its letter case, so
 //! compression pointers in the body hold for every client, and each client gets its own question back untouched.
+//!
+//! | RFC | what of it stands here |
+//! |---|---|
+//! | 1035 §4.1.4 | names decompressed, and compressed again |
+//! | 2181 §5.2, §8 | RRset TTLs equalised, top bit means 0 |
+//! | 2308 §5 | how long a negative answer lives |
+//! | 3597 §4 | which types' data has names in it; all other data is opaque |
+//! | 4343 §4.1 | owners found again whatever their letters; names in data keep theirs |
+//! | 6891 §6.1, 7871 §7.3.1 | OPT taken out, for its rcode and the scope of the answer |
+//! | 2931, 8945 | signatures over the hop taken out |
 
-mod encode;
+mod lifetime;
+mod malformed;
+mod message;
+mod names;
+mod rdata;
+mod records;
+mod writer;
 
-use std::collections::HashMap;
-
-use hickory_proto::op::{Message, MessageType, OpCode};
-use hickory_proto::rr::{RData, Record, RecordType};
-
-use self::encode::Body;
+use self::malformed::Found;
+pub use self::malformed::{Flaw, Malformed, Section};
+use self::names::{Head, Source};
+use self::records::{RecordError, Records};
+use self::writer::Writer;
 use super::name::skip_name;
-use super::{rcode, read_u16, rtype};
+use super::{HEADER_LEN, flags, rcode, read_u16};
 
 /// An answer to one question, ready to be cached or sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +77,14 @@ impl Kind {
 /// Why a reply is not an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// hickory-proto could not parse it.
-    #[error("the reply does not parse: {0}")]
-    Malformed(#[from] hickory_proto::serialize::binary::DecodeError),
-    /// It cannot be encoded in a message.
-    #[error("the reply does not encode: {0}")]
+    /// It does not read as a message.
+    #[error("the reply is malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// Its records do not fit into a message with names in full where they must be.
+    #[error("the reply is larger than a message once it is decompressed")]
+    TooLarge,
+    /// A message at hand that hickory-proto does not encode.
+    #[error("the answer does not encode: {0}")]
     Encode(#[from] hickory_proto::ProtoError),
     /// Not a response with one question.
     #[error("not a response to one query")]
@@ -79,37 +97,37 @@ pub enum AnswerError {
 impl Answer {
     /// Makes an answer from a reply whose id and question have been matched with the query's.
     ///
-    /// Time and memory are linear in the reply's size, which the caller bounds by [`super::MAX_MESSAGE`].
+    /// Time and memory are linear in the reply's size, which the caller bounds by [`super::MAX_MESSAGE`]. Bytes behind the
+    /// last record are ignored.
     pub fn from_reply(reply: &[u8]) -> Result<Self, AnswerError> {
-        Self::from_message(Message::from_vec(reply)?)
-    }
-
-    /// As [`Self::from_reply`], from a message at hand: a rewritten or a local one.
-    pub fn from_message(mut message: Message) -> Result<Self, AnswerError> {
-        let meta = &message.metadata;
-        if meta.message_type != MessageType::Response
-            || meta.op_code != OpCode::Query
-            || message.queries.len() != 1
-        {
+        let Some(&[_, _, f0, f1, q0, q1, ref counts @ ..]) = reply.first_chunk::<HEADER_LEN>() else {
+            let flaw = Flaw::Ends("a header of 12 bytes");
+            return Err(Malformed { section: Section::Header, number: 1, offset: 0, flaw }.into());
+        };
+        let reply_flags = u16::from_be_bytes([f0, f1]);
+        if reply_flags & (flags::QR | flags::OPCODE) != flags::QR || [q0, q1] != [0, 1] {
             return Err(AnswerError::NotAResponse);
         }
-        if meta.truncation {
+        if reply_flags & flags::TC != 0 {
             return Err(AnswerError::Truncated);
         }
-        message.additionals.retain(|record| {
-            // SIG(0) is a signature over the hop, as TSIG is, which hickory-proto takes out by itself.
-            !matches!(u16::from(record.record_type()), rtype::TSIG | rtype::SIG)
-        });
-        let rcode = u16::from(message.metadata.response_code);
-        let kind = classify(&message, rcode);
-        equalise_ttls(&mut message.answers);
-        equalise_ttls(&mut message.authorities);
-        equalise_ttls(&mut message.additionals);
-        let lifetime = lifetime(&mut message, kind);
-        // An answer scoped to a client subnet, which nobody asked for, is not for everyone (RFC 7871 §7.3.1).
-        let ttl = if is_scoped(&message) { 0 } else { lifetime };
-        let Body { bytes: body, counts, ttl_at } = encode::body(&message)?;
-        Ok(Self { kind, rcode, authentic_data: message.metadata.authentic_data, counts, body, ttl_at, ttl })
+        let head = Head::of(reply).map_err(AnswerError::in_question)?;
+        let source = Source::message(reply);
+        let mut at = head.end();
+        let counts = [0, 2, 4].map(|at| u16::from_be_bytes([counts[at], counts[at + 1]]));
+        let announced = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        let capacity = reply.len() - at;
+        let mut records =
+            Records::new(Writer::new(head, capacity), announced.min(capacity / SHORTEST_RECORD));
+        for (section, count) in counts.into_iter().enumerate() {
+            for number in 1..=count {
+                at = records
+                    .push(source, at, section)
+                    .map_err(|error| AnswerError::at(section, number, error))?;
+            }
+        }
+        let rcode = u16::from(records.opt.map_or(0, |opt| opt.rcode_high)) << 4 | (reply_flags & 0xf);
+        Ok(records.into_answer(rcode, reply_flags & flags::AD != 0))
     }
 
     /// An answer without records.
@@ -130,6 +148,39 @@ impl Answer {
     }
 }
 
+impl AnswerError {
+    fn in_question((offset, flaw): Found) -> Self {
+        Malformed { section: Section::Question, number: 1, offset, flaw }.into()
+    }
+
+    /// What is wrong with the record `number`, from 1, of the section numbered `section`.
+    fn at(section: usize, number: u16, error: RecordError) -> Self {
+        match error {
+            RecordError::Malformed((offset, flaw)) => {
+                Malformed { section: Section::OF_RECORDS[section], number, offset, flaw }.into()
+            }
+            RecordError::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
+impl Records<'_> {
+    /// The answer that the records make.
+    fn into_answer(mut self, rcode: u16, authentic_data: bool) -> Answer {
+        let kind = match rcode {
+            rcode::NXDOMAIN => Kind::NxDomain,
+            rcode::NOERROR if self.is_answered => Kind::Positive,
+            rcode::NOERROR => Kind::NoData,
+            _ => Kind::Failure,
+        };
+        let lifetime = self.ttls.settle(kind, self.counts, &mut self.writer, &self.ttl_at);
+        // An answer scoped to a client subnet, which nobody asked for, is not for everyone (RFC 7871 §7.3.1).
+        let ttl = if self.opt.is_some_and(|opt| opt.is_scoped) { 0 } else { lifetime };
+        let (counts, body, ttl_at) = (self.counts, self.writer.body, self.ttl_at);
+        Answer { kind, rcode, authentic_data, counts, body, ttl_at, ttl }
+    }
+}
+
 /// Positions of the TTL fields of the records in `body`; empty past the first that does not read.
 ///
 /// `body` starts where the question ends; pointers in it are passed over, so it need not stand in its message.
@@ -146,86 +197,5 @@ pub fn ttl_offsets(body: &[u8], counts: [u16; 3]) -> Vec<Offset> {
     offsets
 }
 
-fn is_scoped(message: &Message) -> bool {
-    use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-    let option = message.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Subnet));
-    matches!(option, Some(EdnsOption::Subnet(subnet)) if subnet.scope_prefix() > 0)
-}
-
-fn classify(message: &Message, rcode: u16) -> Kind {
-    match rcode {
-        rcode::NXDOMAIN => Kind::NxDomain,
-        rcode::NOERROR => {
-            let qtype = message.queries[0].query_type();
-            let answers = |record: &Record| match qtype {
-                RecordType::ANY => true,
-                _ => record.record_type() == qtype,
-            };
-            if message.answers.iter().any(answers) { Kind::Positive } else { Kind::NoData }
-        }
-        _ => Kind::Failure,
-    }
-}
-
-/// Gives the records of each RRset the smallest of their TTLs (RFC 2181 §5.2); the top bit means 0 (§8).
-fn equalise_ttls(records: &mut [Record]) {
-    /// Past this many records a hash map groups them, so that a hostile reply costs linear time.
-    const QUADRATIC_UP_TO: usize = 16;
-    for record in records.iter_mut() {
-        if record.ttl > i32::MAX as u32 {
-            record.ttl = 0;
-        }
-    }
-    let uneven = records.windows(2).any(|pair| pair[0].ttl != pair[1].ttl);
-    if !uneven {
-        return;
-    }
-    if records.len() <= QUADRATIC_UP_TO {
-        for i in 0..records.len() {
-            let same = |other: &Record| {
-                other.record_type() == records[i].record_type()
-                    && other.dns_class == records[i].dns_class
-                    && other.name == records[i].name
-            };
-            let min = records.iter().filter(|r| same(r)).map(|r| r.ttl).min().unwrap_or(0);
-            records[i].ttl = min;
-        }
-        return;
-    }
-    let mut min_of = HashMap::new();
-    let group = |r: &Record| (r.name.to_lowercase(), r.record_type(), r.dns_class);
-    for record in records.iter() {
-        let min = min_of.entry(group(record)).or_insert(record.ttl);
-        *min = record.ttl.min(*min);
-    }
-    for record in records.iter_mut() {
-        record.ttl = min_of[&group(record)];
-    }
-}
-
-/// The lifetime in seconds; for a negative answer the SOA's TTL is lowered to it, since it counts down with it.
-fn lifetime(message: &mut Message, kind: Kind) -> u32 {
-    let smallest = |records: &[Record]| records.iter().map(|r| r.ttl).min();
-    match kind {
-        Kind::Positive => [&message.answers, &message.authorities, &message.additionals]
-            .into_iter()
-            .filter_map(|records| smallest(records))
-            .min()
-            .unwrap_or(0),
-        Kind::NoData | Kind::NxDomain => {
-            let soa = message.authorities.iter_mut().find_map(|record| match &record.data {
-                RData::SOA(soa) => Some((soa.minimum, record)),
-                _ => None,
-            });
-            // Without a SOA nothing says how long the negative answer holds (RFC 2308 §5): it is passed on only.
-            let Some((minimum, record)) = soa else { return 0 };
-            record.ttl = record.ttl.min(minimum);
-            [&message.answers, &message.authorities]
-                .into_iter()
-                .filter_map(|r| smallest(r))
-                .min()
-                .unwrap_or(0)
-        }
-        Kind::Failure => 0,
-    }
-}
+/// Bytes of a record of the root without data (RFC 1035 §4.1.3).
+const SHORTEST_RECORD: usize = 11;

@@ -20,6 +20,12 @@ pub enum NameError {
     /// Longer than 255 bytes.
     #[error("the name is longer than 255 bytes")]
     TooLong,
+    /// A compression pointer to elsewhere than an earlier name (RFC 1035 §4.1.4).
+    #[error("a compression pointer that does not point to an earlier name")]
+    Pointer,
+    /// More compression pointers than a name can have labels.
+    #[error("more than 127 compression pointers")]
+    Pointers,
 }
 
 /// Length in bytes, root byte included, of the uncompressed name at the start of `bytes`.

@@ -76,7 +76,7 @@ mod tests {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         message.add_query(Query::query(name("www.example."), hickory_proto::rr::RecordType::A));
         message.add_answers(records);
-        Answer::from_message(message).expect("an answer")
+        Answer::from_message(&message).expect("an answer")
     }
 
     fn turned(answer: &Answer, first: usize) -> Vec<u8> {
