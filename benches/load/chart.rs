@@ -65,7 +65,7 @@ fn panel(text: &mut String, left: usize, top: usize, scenario: Scenario, bars: &
         let y = top + TITLE + index * BAR;
         let length = (value / longest * BAR_LENGTH as f64).max(1.0);
         let class = match server {
-            Server::Floor | Server::Relay => "floor",
+            Server::Floor | Server::FloorUring | Server::Relay => "floor",
             Server::Nodens => "nodens",
             _ => "peer",
         };

@@ -86,7 +86,7 @@ pub(crate) fn serve(port: u16) -> io::Result<()> {
 }
 
 /// An SOA record as the mix's NXDOMAIN answers carry it, owner compressed to the question's name.
-fn body() -> Vec<u8> {
+pub(crate) fn body() -> Vec<u8> {
     let mut rdata = Vec::new();
     for name in [&["ns", "dns", "cluster", "local"][..], &["hostmaster", "cluster", "local"][..]] {
         for label in name {

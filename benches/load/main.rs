@@ -14,6 +14,7 @@ mod chart;
 mod client;
 mod dnsperf;
 mod floor;
+mod floor_uring;
 mod machine;
 mod mix;
 mod process;
@@ -78,6 +79,9 @@ struct Options {
     /// Be the floor
     #[arg(long, hide = true, value_name = "PORT")]
     serve_floor: Option<u16>,
+    /// Be the floor on io_uring
+    #[arg(long, hide = true, value_name = "PORT")]
+    serve_floor_uring: Option<u16>,
     /// Be the floor of a miss
     #[arg(long, hide = true, num_args = 2, value_names = ["PORT", "UPSTREAM"])]
     serve_relay: Vec<u16>,
@@ -89,6 +93,12 @@ fn main() -> ExitCode {
         return match floor::serve(port) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("floor: {error}")),
+        };
+    }
+    if let Some(port) = options.serve_floor_uring {
+        return match floor_uring::serve(port) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("floor-uring: {error}")),
         };
     }
     if let [port, upstream] = options.serve_relay[..] {
@@ -118,6 +128,9 @@ fn plan(options: &Options) -> io::Result<Plan> {
     let cpus = sys::allowed_cpus()?;
     let last = *cpus.last().ok_or_else(|| io::Error::other("no processor allowed"))?;
     let (mut servers, mut scenarios) = (Server::ALL.to_vec(), Scenario::ALL.to_vec());
+    if options.only.is_empty() {
+        servers.retain(|server| !server.on_request());
+    }
     if options.quick {
         servers.retain(|server| !server.is_peer());
         scenarios.retain(|scenario| !matches!(scenario, Scenario::Rate2k | Scenario::Rate50k));

@@ -84,7 +84,7 @@ impl Scenario {
     /// does nothing else.
     pub(crate) fn suits(self, server: Server) -> bool {
         match server {
-            Server::Floor => !matches!(self, Self::Tcp | Self::Miss),
+            Server::Floor | Server::FloorUring => !matches!(self, Self::Tcp | Self::Miss),
             Server::Relay => self == Self::Miss,
             _ => true,
         }

@@ -17,6 +17,8 @@ use crate::process::Process;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Floor,
+    /// The floor on io_uring.
+    FloorUring,
     Relay,
     Nodens,
     Unbound,
@@ -28,8 +30,9 @@ pub(crate) enum Server {
 
 impl Server {
     /// All of them, in the order of the tables.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Floor,
+        Self::FloorUring,
         Self::Relay,
         Self::Nodens,
         Self::Unbound,
@@ -43,6 +46,7 @@ impl Server {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::FloorUring => "floor-uring",
             Self::Relay => "relay",
             Self::Nodens => "nodens",
             Self::Unbound => "unbound",
@@ -58,14 +62,19 @@ impl Server {
         matches!(self, Self::Floor | Self::Relay)
     }
 
+    /// Whether it runs only if it is asked for by name: it answers a question of its own.
+    pub(crate) fn on_request(self) -> bool {
+        self == Self::FloorUring
+    }
+
     /// Neither a floor nor nodens.
     pub(crate) fn is_peer(self) -> bool {
-        !self.is_floor() && self != Self::Nodens
+        !self.is_floor() && !matches!(self, Self::FloorUring | Self::Nodens)
     }
 
     /// Whether its answers are real; the floor only echoes.
     pub(crate) fn resolves(self) -> bool {
-        self != Self::Floor
+        !matches!(self, Self::Floor | Self::FloorUring)
     }
 
     /// Whether misses can be made to go upstream over TCP.
@@ -76,7 +85,7 @@ impl Server {
     /// The program, if it is installed.
     pub(crate) fn program(self) -> Option<PathBuf> {
         match self {
-            Self::Floor | Self::Relay => env::current_exe().ok(),
+            Self::Floor | Self::FloorUring | Self::Relay => env::current_exe().ok(),
             Self::Nodens => {
                 let built = env::var_os("NODENS_BIN")
                     .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_nodens")), PathBuf::from);
@@ -93,7 +102,7 @@ impl Server {
     /// The version the program states, or nothing.
     pub(crate) fn version(self) -> String {
         let flag = match self {
-            Self::Floor | Self::Relay => return String::new(),
+            Self::Floor | Self::FloorUring | Self::Relay => return String::new(),
             Self::Unbound => "-V",
             _ => "--version",
         };
@@ -121,6 +130,7 @@ impl Server {
         command.current_dir(&dir);
         match self {
             Self::Floor => command.arg("--serve-floor").arg(port.to_string()),
+            Self::FloorUring => command.arg("--serve-floor-uring").arg(port.to_string()),
             Self::Relay => command.arg("--serve-relay").arg(port.to_string()).arg(upstream.to_string()),
             Self::Nodens => command.arg("run").arg("--config").arg(&file),
             Self::Unbound => command.arg("-d").arg("-c").arg(&file),
@@ -135,7 +145,7 @@ impl Server {
     fn configuration(self, dir: &Path, port: u16, upstream: u16) -> io::Result<String> {
         let dir = dir.display();
         Ok(match self {
-            Self::Floor | Self::Relay => String::new(),
+            Self::Floor | Self::FloorUring | Self::Relay => String::new(),
             Self::Nodens => format!(
                 "listen: {{addresses: [\"127.0.0.1\"], port: {port}, workers: 1}}\n\
                  cache: {{size: 64MiB, negative_size: 64MiB, max_ttl: 1h, negative_max_ttl: 1h}}\n\
