@@ -45,7 +45,7 @@ struct Options {
     /// nodens and the floor alone, a second each: fails on lost queries and wrong answers, never on time
     #[arg(long)]
     quick: bool,
-    /// Only these servers
+    /// Only these servers; `floor-uring` runs only if it is named
     #[arg(long, value_delimiter = ',', value_name = "SERVER")]
     only: Vec<String>,
     /// Only these scenarios
