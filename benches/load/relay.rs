@@ -8,6 +8,8 @@
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::thread;
+use std::time::Duration;
 
 use nodens::sys::mmsg::{Batch, Outgoing};
 use nodens::sys::tcp;
@@ -28,45 +30,29 @@ pub(crate) fn serve(port: u16, upstream: u16) -> io::Result<()> {
     let mut to_write = Vec::new();
     let mut read = vec![0_u8; READ];
     let mut filled = 0;
+    let mut replies = Vec::with_capacity(64);
+    let mut acknowledged = true;
+    let mut outstanding = 0_usize;
     loop {
-        wait(&udp, &stream)?;
-        loop {
-            let received = match batch.receive(udp.as_fd(), false) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                other => other?,
-            };
-            for index in 0..received {
-                let query = batch.datagram(index);
-                let [id0, id1, rest @ ..] = query.bytes() else { continue };
-                clients[usize::from(next_id)] = ([*id0, *id1], query.peer());
-                to_write.extend_from_slice(&(query.bytes().len() as u16).to_be_bytes());
-                to_write.extend_from_slice(&next_id.to_be_bytes());
-                to_write.extend_from_slice(rest);
-                next_id = next_id.wrapping_add(1);
-            }
-            if received < nodens::sys::mmsg::BATCH {
-                break;
-            }
+        if outstanding >= CROWD {
+            thread::sleep(GATHER);
         }
-        let has_written = !to_write.is_empty();
-        while !to_write.is_empty() {
-            match stream.write(&to_write) {
-                Ok(written) => drop(to_write.drain(..written)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
+        if !has_input(&udp, &stream, if acknowledged { -1 } else { 0 })? {
+            // Nothing to send along: nsd leaves Nagle's algorithm on, and would hold its next reply back.
+            tcp::acknowledge(&stream)?;
+            acknowledged = true;
+            continue;
         }
         match stream.read(&mut read[filled..]) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(more) => filled += more,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Ok(more) => {
+                filled += more;
+                acknowledged = false;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
-        if !has_written {
-            // nsd leaves Nagle's algorithm on, and would hold its next reply back.
-            tcp::acknowledge(&stream)?;
-        }
-        let (mut replies, mut at) = (Vec::with_capacity(64), 0);
+        let mut at = 0;
         while let Some((length, rest)) = read[at..filled].split_first_chunk_mut() {
             let length = usize::from(u16::from_be_bytes(*length));
             let Some([id0, id1, ..]) = rest.get_mut(..length) else { break };
@@ -75,25 +61,51 @@ pub(crate) fn serve(port: u16, upstream: u16) -> io::Result<()> {
             replies.push((peer, at + 2..at + 2 + length));
             at += 2 + length;
         }
-        outgoing.send(udp.as_fd(), replies.into_iter().map(|(peer, range)| (peer, &read[range])));
+        outstanding = outstanding.saturating_sub(replies.len());
+        outgoing.send(udp.as_fd(), replies.drain(..).map(|(peer, range)| (peer, &read[range])));
         read.copy_within(at..filled, 0);
         filled -= at;
+
+        match batch.receive(udp.as_fd(), false) {
+            Ok(received) => {
+                for index in 0..received {
+                    let query = batch.datagram(index);
+                    let [id0, id1, rest @ ..] = query.bytes() else { continue };
+                    clients[usize::from(next_id)] = ([*id0, *id1], query.peer());
+                    to_write.extend_from_slice(&(query.bytes().len() as u16).to_be_bytes());
+                    to_write.extend_from_slice(&next_id.to_be_bytes());
+                    to_write.extend_from_slice(rest);
+                    next_id = next_id.wrapping_add(1);
+                    outstanding += 1;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if !to_write.is_empty() {
+            match stream.write(&to_write) {
+                Ok(written) => drop(to_write.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            acknowledged = true;
+        }
     }
 }
 
-/// Waits until either has something to read.
-fn wait(udp: &UdpSocket, stream: &TcpStream) -> io::Result<()> {
-    let mut watched = [udp.as_raw_fd(), stream.as_raw_fd()].map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
+/// Whether either has something to read within `timeout` milliseconds; -1 is for ever.
+fn has_input(udp: &UdpSocket, stream: &TcpStream, timeout: i32) -> io::Result<bool> {
+    let mut watched =
+        [udp.as_raw_fd(), stream.as_raw_fd()].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the pointer is to a live array of two.
-    match unsafe { libc::poll(watched.as_mut_ptr(), 2, -1) } {
+    match unsafe { libc::poll(watched.as_mut_ptr(), 2, timeout) } {
         -1 if io::Error::last_os_error().kind() != ErrorKind::Interrupted => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+        ready => Ok(ready > 0),
     }
 }
 
+/// As in nodens (`src/run/miss.rs`): from so many unanswered queries on, what comes is let gather for so long.
+const CROWD: usize = 32;
+const GATHER: Duration = Duration::from_micros(50);
 /// Room for what one read brings: a message's 64 KiB at least.
 const READ: usize = 1 << 17;
