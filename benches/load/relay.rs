@@ -18,9 +18,7 @@ use nodens::sys::tcp;
 pub(crate) fn serve(port: u16, upstream: u16) -> io::Result<()> {
     let udp = UdpSocket::bind(("127.0.0.1", port))?;
     crate::floor::enlarge_buffers(&udp)?;
-    let mut stream = TcpStream::connect(("127.0.0.1", upstream))?;
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
+    let mut stream = connect(upstream)?;
 
     let mut batch = Batch::new();
     let mut outgoing = Outgoing::default();
@@ -44,6 +42,8 @@ pub(crate) fn serve(port: u16, upstream: u16) -> io::Result<()> {
             continue;
         }
         match stream.read(&mut read[filled..]) {
+            // nsd closes what nobody has used for two minutes.
+            Ok(0) if outstanding == 0 => stream = connect(upstream)?,
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(more) => {
                 filled += more;
@@ -91,6 +91,13 @@ pub(crate) fn serve(port: u16, upstream: u16) -> io::Result<()> {
             acknowledged = true;
         }
     }
+}
+
+fn connect(upstream: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", upstream))?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// Whether either has something to read within `timeout` milliseconds; -1 is for ever.
