@@ -101,7 +101,8 @@ impl Hit<'_> {
         if self.rotate {
             let (mut got, mut kept) = (read.sections[0].clone(), answers.clone());
             // In whatever order, but of each record as many as there were.
-            let text = |record: &Record| record.to_string().to_lowercase();
+            // hickory-proto writes all classes it does not know alike.
+            let text = |record: &Record| (record.to_string().to_lowercase(), u16::from(record.dns_class));
             for record in &mut kept {
                 record.ttl = record.ttl.saturating_sub(age);
             }
