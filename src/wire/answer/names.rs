@@ -174,6 +174,10 @@ impl Name {
                     }
                     let behind = *end.get_or_insert(at + 2);
                     if head.has_label_at(target) {
+                        // It began within a label of the question's name, and would run into itself.
+                        if head.name_end() > start {
+                            return Err(flaw(NameError::Pointer));
+                        }
                         if len + (head.name_end() - target) > MAX_NAME {
                             return Err(flaw(NameError::TooLong));
                         }
