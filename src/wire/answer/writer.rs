@@ -46,7 +46,8 @@ impl<'a> Writer<'a> {
 
     /// Writes a name. Where it became a pointer and nothing else, what that points to.
     pub(super) fn name(&mut self, name: &Name, form: Form) -> Option<u16> {
-        if name.labels > 0 && name.rest == ROOT {
+        // A peer that found the rest in the question would have found what is before it, but for its letters.
+        if name.labels > 0 && (name.rest == ROOT || form == Form::Owner) {
             self.know_question();
         }
         let mut known = name.rest;
