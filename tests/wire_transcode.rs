@@ -520,6 +520,62 @@ fn rfc4343_an_owner_is_a_pointer_whatever_its_letters_and_a_target_keeps_its_own
 }
 
 #[test]
+fn an_owner_is_a_pointer_to_the_question_where_its_peer_compressed_it_letter_by_letter() {
+    // CoreDNS does, and the letters of a question over UDP are mixed: it finds the last label alone.
+    let mut reply = Reply::to(&wire(&["wWw", "ExaMple", "com"]), 1);
+    let owner = wire(&["www", "example", "com"]);
+    for last in 0..3 {
+        reply.a(0, &owner, last);
+    }
+    let owners = reply.bytes[head_len(&reply.bytes)..].starts_with(b"\x03www\x07example\xc0\x18");
+    assert!(owners, "{}", reply.bytes.escape_ascii());
+    let answer = assert_same(&reply.bytes);
+    let run = nodens::wire::rotation::Addresses::of(&answer.body, answer.counts[0]).expect("addresses");
+    assert_eq!((run.start, run.unit, run.count), (0, 16, 3), "all of them change places");
+}
+
+#[test]
+fn rfc4034_a_signature_keeps_the_ttl_of_what_it_covers() {
+    const RRSIG: u16 = 46;
+    const NSEC: u16 = 47;
+    let zone = wire(&["example"]);
+    // More than sixteen records go another way.
+    for addresses in [0, 20] {
+        let mut reply = Reply::to(&wire(&["x", "example"]), 1);
+        let signature = |reply: &mut Reply, covered: u16, ttl| {
+            reply.record(1, &zone, true, RRSIG, ttl, |reply| {
+                reply.bytes.extend_from_slice(&covered.to_be_bytes());
+                reply.bytes.extend_from_slice(&[8; 16]);
+                reply.name(&zone, false);
+                reply.bytes.extend_from_slice(b"signature");
+            });
+        };
+        reply.record(1, &zone, true, 6, 900, |reply| {
+            reply.name(&zone, true);
+            reply.name(&zone, true);
+            reply.bytes.extend_from_slice(&[0, 0, 4, 0].repeat(5));
+        });
+        signature(&mut reply, 6, 900);
+        reply.record(1, &zone, true, NSEC, 300, |reply| {
+            reply.name(&wire(&["z", "example"]), false);
+            reply.bytes.extend_from_slice(&[0, 1, 0x40]);
+        });
+        signature(&mut reply, NSEC, 300);
+        // Two of one type, by two keys, are one RRset.
+        signature(&mut reply, NSEC, 200);
+        for last in 0..addresses {
+            reply.a(1, &wire(&["ns", "example"]), last);
+        }
+        let answer = assert_same(&reply.bytes);
+        let ttls = answer.ttl_at.iter().take(5).map(|&at| {
+            let at = usize::from(u16::from_ne_bytes(at));
+            u32::from_be_bytes(answer.body[at..at + 4].try_into().expect("four bytes"))
+        });
+        assert_eq!(ttls.collect::<Vec<_>>(), [900, 900, 300, 200, 200]);
+    }
+}
+
+#[test]
 fn rfc6891_rfc8945_what_is_of_the_hop_is_taken_out() {
     let root = [0];
     let answered = || {

@@ -1,5 +1,5 @@
 //! What a client must get for an upstream's reply, worked out from the reply as hickory-proto reads it: a second
-//! reading of the rules of RFC 2181 §5.2 and §8, RFC 2308 §5 and RFC 3597 §4, written for plainness and not for speed.
+//! reading of the rules of RFC 2181 §5.2 and §8, RFC 2308 §5, RFC 3597 §4 and RFC 4034 §3, written for plainness and not for speed.
 
 use hickory_proto::op::{Header, Metadata, Query};
 use hickory_proto::rr::rdata::NULL;
@@ -136,6 +136,7 @@ pub(crate) fn expected(reply: &[u8]) -> Option<(Sections, u32)> {
                 other.name == record.name
                     && other.record_type() == record.record_type()
                     && other.dns_class == record.dns_class
+                    && covered(other) == covered(record)
             });
             record.ttl = set.map(|other| other.ttl).min()?;
         }
@@ -160,6 +161,14 @@ pub(crate) fn expected(reply: &[u8]) -> Option<(Sections, u32)> {
         0
     };
     Some((sections, lifetime))
+}
+
+/// The type that a signature covers: those of one owner are RRsets by it (RFC 4034 §3).
+fn covered(record: &Record) -> Option<[u8; 2]> {
+    match &record.data {
+        RData::Unknown { code: RecordType::RRSIG, rdata } => rdata.anything.first_chunk().copied(),
+        _ => None,
+    }
 }
 
 /// A header with id 0x1234 and RD, and the reply's question as a client writes it: without compression.

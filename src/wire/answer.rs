@@ -9,6 +9,7 @@
 //! | 2181 §5.2, §8 | RRset TTLs equalised, top bit means 0 |
 //! | 2308 §5 | how long a negative answer lives |
 //! | 3597 §4 | which types' data has names in it; all other data is opaque |
+//! | 4034 §3 | signatures are RRsets by the type that they cover |
 //! | 4343 §4.1 | owners found again whatever their letters; names in data keep theirs |
 //! | 6891 §6.1, 7871 §7.3.1 | OPT taken out, for its rcode and the scope of the answer |
 //! | 2931, 8945 | signatures over the hop taken out |

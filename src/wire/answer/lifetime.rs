@@ -1,10 +1,10 @@
-//! How long an answer lives, and the TTLs its records go out with (RFC 2181 §5.2, RFC 2308 §5).
+//! How long an answer lives, and the TTLs its records go out with (RFC 2181 §5.2, RFC 2308 §5, RFC 4034 §3).
 
 use std::collections::HashMap;
 
 use super::writer::{Labels, Writer, same_name};
 use super::{Kind, Offset};
-use crate::wire::read_u32;
+use crate::wire::{read_u16, read_u32, rtype};
 
 /// What is known of the records' TTLs, section by section, each of them in seconds.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ fn equalise(writer: &mut Writer<'_>, ttl_at: &[Offset], records: std::ops::Range
         for (j, &other) in ttl_at.iter().enumerate() {
             let other = offset(other);
             if j != i
-                && type_and_class(&writer.body, at) == type_and_class(&writer.body, other)
+                && kind_of_set(&writer.body, at) == kind_of_set(&writer.body, other)
                 && ttl(&writer.body, other) < min
                 && same_name(writer.labels(owners[i]), writer.labels(owners[j]))
             {
@@ -112,7 +112,7 @@ fn equalise_many(writer: &mut Writer<'_>, ttl_at: &[Offset], mut owner_at: usize
     let mut set_of = Vec::with_capacity(ttl_at.len());
     for &at in ttl_at {
         let at = offset(at);
-        let key = (folded(writer.labels(owner_at)), type_and_class(&writer.body, at));
+        let key = (folded(writer.labels(owner_at)), kind_of_set(&writer.body, at));
         owner_at = end(&writer.body, at);
         let ttl = ttl(&writer.body, at);
         let set = *sets.entry(key).or_insert(mins.len());
@@ -139,9 +139,12 @@ fn offset(at: Offset) -> usize {
     usize::from(u16::from_ne_bytes(at))
 }
 
-/// The type and class of the record whose TTL is at `ttl_at`.
-fn type_and_class(body: &[u8], ttl_at: usize) -> Option<u32> {
-    read_u32(body, ttl_at - 4)
+/// What records of one owner have in common if they are one RRset, for the record whose TTL is at `ttl_at`: type and class, and
+/// of signatures the type that they cover, whose TTL each of them has (RFC 4034 §3).
+fn kind_of_set(body: &[u8], ttl_at: usize) -> (Option<u32>, Option<u16>) {
+    let is_signature = read_u16(body, ttl_at - 4) == Some(rtype::RRSIG);
+    let covered = if is_signature { read_u16(body, ttl_at + 6) } else { None };
+    (read_u32(body, ttl_at - 4), covered)
 }
 
 fn ttl(body: &[u8], at: usize) -> u32 {
