@@ -8,6 +8,7 @@
 
 mod account;
 pub mod figures;
+mod gather;
 mod miss;
 mod reload;
 

@@ -111,7 +111,8 @@ fn has_input(udp: &UdpSocket, stream: &TcpStream, timeout: i32) -> io::Result<bo
     }
 }
 
-/// As in nodens (`src/run/miss.rs`): from so many unanswered queries on, what comes is let gather for so long.
+/// As in nodens (`src/run/gather.rs`), but for the rate, which is high here: from so many unanswered queries on, what comes is let
+/// gather for so long.
 const CROWD: usize = 32;
 const GATHER: Duration = Duration::from_micros(50);
 /// Room for what one read brings: a message's 64 KiB at least.

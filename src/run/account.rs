@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::cache::Now;
@@ -15,11 +17,13 @@ pub(super) struct Ledger {
     tallies: Tallies,
     of_server: RefCell<HashMap<Server, SharedTally>>,
     logger: RefCell<QueryLogger>,
+    /// Clients answered, for whoever wants to know how busy this is.
+    answered: Arc<AtomicU64>,
 }
 
 impl Ledger {
-    pub(super) fn new(tallies: Tallies, logger: QueryLogger) -> Self {
-        Self { tallies, of_server: RefCell::default(), logger: RefCell::new(logger) }
+    pub(super) fn new(tallies: Tallies, logger: QueryLogger, answered: Arc<AtomicU64>) -> Self {
+        Self { tallies, of_server: RefCell::default(), logger: RefCell::new(logger), answered }
     }
 
     fn tally(&self, client: &Client) -> SharedTally {
@@ -32,6 +36,7 @@ impl Ledger {
 impl Account for Ledger {
     fn answered(&self, answered: &Answered<'_>) {
         let Answered { client, key, zone, outcome, upstream, reply_len, now } = *answered;
+        self.answered.fetch_add(1, Ordering::Relaxed);
         let tally = self.tally(client);
         let micros = micros_between(client.received, now);
         tally.query(zone, key.qtype(), client.query_len(), key.flags().dnssec_ok());

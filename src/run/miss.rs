@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::account::Ledger;
+use super::gather::Gathering;
 use crate::cache::Store;
 use crate::config::Config;
 use crate::observe::{Metrics, QueryLog};
@@ -40,22 +41,6 @@ pub(super) struct MissThread {
     thread: thread::JoinHandle<()>,
 }
 
-/// Called when all that was ready is done, and sent. While many clients wait, what comes next is let gather for a moment: a
-/// thread that wakes for each of an upstream's replies reads, acknowledges and sends them one by one. (13.3 µs a miss in place of
-/// 16.4, and 64,000 misses a second in place of 55,000: with fewer acknowledgements the upstream has less to do as well.)
-///
-/// What it adds to a wait is little beside the wait itself, since it does so only where [`CROWD`] clients stand in line.
-fn gather(waiting: i64) {
-    if waiting >= CROWD {
-        thread::sleep(GATHER);
-    }
-}
-
-/// Clients that wait, from which on replies are let gather.
-const CROWD: i64 = 32;
-/// How long, beside the kernel's slack for timers, which is as much again.
-const GATHER: Duration = Duration::from_micros(50);
-
 /// Time between two probes of upstreams at start.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -74,11 +59,12 @@ impl MissThread {
         let config = config.clone();
         let (handle, controls) = channel();
         let (started, start) = oneshot::channel();
-        let waiting = metrics.counters.in_flight.clone();
+        let answered = Arc::default();
+        let gathering = Gathering::new(metrics.counters.in_flight.clone(), Arc::clone(&answered));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            .on_thread_park(move || gather(waiting.get()))
+            .on_thread_park(move || gathering.pause())
             .build()
             .map_err(MissError::Thread)?;
         let run = move || {
@@ -91,7 +77,7 @@ impl MissThread {
                     store,
                     zones: metrics.zones,
                     counters: metrics.counters,
-                    account: Box::new(Ledger::new(metrics.tallies, logger)),
+                    account: Box::new(Ledger::new(metrics.tallies, logger, answered)),
                     clock: clock::now,
                 };
                 let resolver = match Resolver::new(&config, context, open) {
