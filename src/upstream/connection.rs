@@ -328,10 +328,9 @@ impl Driver {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // What is written takes an acknowledgement along.
-        self.unacknowledged = false;
         if outgoing.bytes.is_empty() {
             outgoing.yielded = false;
+            self.unacknowledged = false;
             // Where it is refused replies are late, not lost.
             let _ = crate::sys::tcp::acknowledge(&self.stream);
             return Poll::Pending;
@@ -340,6 +339,8 @@ impl Driver {
             let rest = &outgoing.bytes[outgoing.written..];
             let written = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
             outgoing.written += written;
+            // It took an acknowledgement along.
+            self.unacknowledged = false;
         }
         outgoing.bytes.clear();
         outgoing.bytes.shrink_to(OUTGOING_KEPT);

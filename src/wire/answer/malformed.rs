@@ -67,6 +67,9 @@ pub enum Flaw {
         /// What such data is made of.
         expected: &'static str,
     },
+    /// More labels than an honest reply can have: each was read again and again through compression pointers.
+    #[error("expected {0} labels at most in the names of all records")]
+    Labels(usize),
     /// A record of a type that only questions have (RFC 6895 §3.1).
     #[error("expected a record, and type {0} is none that one can have")]
     NotARecord(u16),

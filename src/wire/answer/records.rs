@@ -25,6 +25,8 @@ pub(super) struct Records<'a> {
     qtype: u16,
     /// Room for the name at work.
     name: Name,
+    /// Labels read so far.
+    labels: usize,
     /// The last pointer that was an owner, where it points in the source, and where in what is written.
     last_owner: Option<(usize, u16)>,
 }
@@ -51,6 +53,7 @@ impl<'a> Records<'a> {
             is_answered: false,
             qtype,
             name: Name::root(),
+            labels: 0,
             last_owner: None,
         }
     }
@@ -99,6 +102,16 @@ impl<'a> Records<'a> {
         Ok(end)
     }
 
+    /// Reads the name at `at`; the position behind it.
+    fn name(&mut self, source: Source<'_>, at: usize) -> Result<usize, Found> {
+        let behind = self.name.read(source, &self.writer.head, at)?;
+        self.labels += self.name.labels;
+        if self.labels > MAX_LABELS_READ {
+            return Err((at, Flaw::Labels(MAX_LABELS_READ)));
+        }
+        Ok(behind)
+    }
+
     /// Reads the owner at `at` and writes it; the position behind it.
     fn owner(&mut self, source: Source<'_>, at: usize) -> Result<usize, Found> {
         let target = source.pointer(at);
@@ -113,7 +126,7 @@ impl<'a> Records<'a> {
                 return Ok(at + 2);
             }
         }
-        let behind = self.name.read(source, &self.writer.head, at)?;
+        let behind = self.name(source, at)?;
         let known = self.writer.name(&self.name, Form::Owner);
         if let (Some(target), Some(known)) = (target, known) {
             self.last_owner = Some((target, known));
@@ -147,7 +160,7 @@ impl<'a> Records<'a> {
             if at >= end {
                 return Err(flaw());
             }
-            at = self.name.read(source, &self.writer.head, at)?;
+            at = self.name(source, at)?;
             self.writer.name(&self.name, if layout.compressed { Form::Data } else { Form::Full });
         }
         let rest = source.bytes.get(at..end).ok_or_else(flaw)?;
@@ -167,7 +180,7 @@ impl<'a> Records<'a> {
         if !matches!(read_u16(source.bytes, fixed_at), Some(rtype::OPT | rtype::TSIG | rtype::SIG)) {
             return Ok(None);
         }
-        self.name.read(source, &self.writer.head, at)?;
+        self.name(source, at)?;
         let Fixed { rtype, ttl, end } = Fixed::read(source, fixed_at)?;
         // SIG(0) is a signature over the hop (RFC 2931 §3), as TSIG is.
         if rtype == rtype::OPT {
@@ -202,6 +215,10 @@ const ADDITIONAL: usize = 2;
 
 /// Bytes of a record between its owner and its data: type, class, TTL and length (RFC 1035 §4.1.3).
 const FIXED_LEN: usize = 10;
+
+/// Most labels in the names of all records: 48 for each record that a message has room for. Through compression pointers it could
+/// have ten times as many, and cost 50 ms.
+const MAX_LABELS_READ: usize = 4 * (MAX_MESSAGE + 1);
 
 /// What stands between a record's owner and its data.
 struct Fixed {
