@@ -20,7 +20,7 @@ pub fn unacknowledged(stream: &impl AsFd) -> io::Result<usize> {
 /// again hold back for something to send along.
 ///
 /// The option's value is 2 for that: with 1, or any odd number, the kernel acknowledges every later read at once too
-/// (`__tcp_sock_set_quickack` in net/ipv4/tcp.c, since Linux 2.6.12).
+/// (`__tcp_sock_set_quickack` in net/ipv4/tcp.c).
 pub fn acknowledge(stream: &impl AsFd) -> io::Result<()> {
     let now_only: libc::c_int = 2;
     // SAFETY: the descriptor is open as long as `stream` is borrowed; the kernel reads one int, which lives until the call

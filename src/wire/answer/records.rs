@@ -217,7 +217,7 @@ const ADDITIONAL: usize = 2;
 const FIXED_LEN: usize = 10;
 
 /// Most labels in the names of all records: 48 for each record that a message has room for. Through compression pointers it could
-/// have ten times as many, and cost 50 ms.
+/// have six times as many, and cost 50 ms.
 const MAX_LABELS_READ: usize = 4 * (MAX_MESSAGE + 1);
 
 /// What stands between a record's owner and its data.
