@@ -24,7 +24,14 @@ pub(crate) fn check(input: &[u8]) -> bool {
         }
     };
     assert_eq!(import.zone_origins.len(), import.config.zones.len());
-    let yaml = import.to_yaml(file);
+    let yaml = match import.to_yaml(file) {
+        Ok(yaml) => yaml,
+        // The one known reason: the loader's bound on nesting counts the brackets of names as well.
+        Err(error) => {
+            assert!(error.to_string().contains("brackets nested deeper than 64"), "{error}");
+            return true;
+        }
+    };
     if config::check(&import.config, ORIGIN).is_ok() {
         match config::from_str(&yaml, ORIGIN) {
             Ok(loaded) => assert_eq!(loaded.config, import.config, "{yaml}"),

@@ -45,7 +45,7 @@ pub fn import_corefile(
         }
     }
     let code = if arguments.strict && !import.is_complete() { EXIT_NO_EQUIVALENT } else { EXIT_OK };
-    Ok(Imported { yaml: import.to_yaml(&arguments.file), report, code })
+    Ok(Imported { yaml: import.to_yaml(&arguments.file)?, report, code })
 }
 
 impl From<CorefileError> for Exit {

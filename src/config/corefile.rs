@@ -2,7 +2,7 @@
 //! not carry over.
 //!
 //! A Corefile is never refused for what it asks: what has no equivalent becomes a [`Finding`] with its line, what it
-//! did and what to do instead. Only what is no Corefile at all is an error.
+//! did and what to do instead. Only what is no Corefile at all is an error, or what no nodens.yaml can say.
 
 mod findings;
 mod kube_dns;
@@ -22,6 +22,7 @@ pub use kube_dns::KubeDns;
 pub use lexer::Position;
 
 use super::error::ConfigError;
+use super::layers::Yaml;
 use super::node_cache::NodeCacheFlags;
 use super::schema::{Config, UpstreamAddress};
 use super::{Loaded, check};
@@ -71,8 +72,16 @@ pub struct Import {
 
 impl Import {
     /// The configuration as a commented nodens.yaml: the findings first, then what differs from the defaults.
-    pub fn to_yaml(&self, file: &Path) -> String {
-        print::yaml(self, file)
+    ///
+    /// Fails when the loader would not read it: its bound on nesting counts brackets wherever they stand, also in names.
+    pub fn to_yaml(&self, file: &Path) -> Result<String, CorefileError> {
+        let yaml = print::yaml(self, file);
+        match Yaml::parse(&yaml, "the nodens.yaml it becomes") {
+            Ok(_) => Ok(yaml),
+            Err(error) => {
+                Err(CorefileError::Unwritable { file: file.to_owned(), message: error.to_string() })
+            }
+        }
     }
 
     /// Whether everything in the Corefile has an equivalent and every placeholder was filled.
@@ -101,6 +110,14 @@ pub enum CorefileError {
         /// Counted from 1.
         line: usize,
         /// What was found and what was expected.
+        message: String,
+    },
+    /// It is a Corefile, and what it says cannot be written as a nodens.yaml.
+    #[error("{}: {message}", file.display())]
+    Unwritable {
+        /// The file.
+        file: PathBuf,
+        /// Why the loader would refuse it.
         message: String,
     },
     /// The kube-dns ConfigMap does not read.

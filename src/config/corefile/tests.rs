@@ -39,9 +39,24 @@ fn what_is_printed_loads_as_what_was_made() {
         include_str!("../../../tests/corefiles/deliveryhero.Corefile"),
     ] {
         let import = import_text(text);
-        let loaded = super::super::from_str(&import.to_yaml(Path::new("Corefile")), "printed").unwrap();
+        let loaded =
+            super::super::from_str(&import.to_yaml(Path::new("Corefile")).unwrap(), "printed").unwrap();
         assert_eq!(loaded.config, import.config);
     }
+}
+
+#[test]
+fn what_the_loader_would_refuse_is_not_printed() {
+    let zone = |brackets: usize| format!("{}.example", "[".repeat(brackets));
+    let print = |zones: String| {
+        import_text(&format!("{zones} {{\n forward . 192.0.2.1\n}}\n")).to_yaml(Path::new("Corefile"))
+    };
+    assert!(print(zone(16)).unwrap().contains(&zone(16)));
+    let error = print(format!("{} {}", zone(33), zone(32))).unwrap_err().to_string();
+    assert!(
+        error.starts_with("Corefile: the nodens.yaml it becomes: is not valid YAML: found brackets nested"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -519,6 +534,7 @@ fn line() -> impl Strategy<Value = String> {
 fn valid(import: &Import) -> Result<(), TestCaseError> {
     prop_assert_eq!(import.zone_origins.len(), import.config.zones.len());
     let yaml = import.to_yaml(Path::new("/nonexistent/Corefile"));
+    let yaml = yaml.map_err(|error| TestCaseError::fail(error.to_string()))?;
     // Files of the machine must not decide this.
     let yaml = yaml.replace("- /etc/resolv.conf", "- 198.51.100.1").replace("- /dev/null", "- 198.51.100.2");
     match super::super::from_str(&yaml, "printed") {
@@ -555,7 +571,8 @@ proptest! {
         let text = String::from_utf8_lossy(&bytes);
         if let Ok(import) = import(&text, Path::new("/nonexistent/Corefile"), &Inputs::default()) {
             valid(&import)?;
-            prop_assert!(super::super::from_str(&import.to_yaml(Path::new(&*text)), "printed").is_ok());
+            let yaml = import.to_yaml(Path::new(&*text)).unwrap();
+            prop_assert!(super::super::from_str(&yaml, "printed").is_ok());
         }
     }
 }
