@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::cache::Store;
+use crate::cache::store::SWEPT_WITHIN_SECS;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::node::ports::{Protocol, holder_of};
 use crate::node::{Network, NodeError, instances};
@@ -98,7 +99,7 @@ const UPSTREAM: &str = "upstream";
 const UPSTREAM_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often entries too old to be served even stale are taken out of the store.
-const SWEEP: Duration = Duration::from_mins(1);
+const SWEEP: Duration = Duration::from_secs(SWEPT_WITHIN_SECS);
 
 /// How long the query log may take to write its last lines.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);

@@ -21,6 +21,9 @@ use crate::wire::answer::{Answer, Kind};
 /// rounds up (about 250 of resident memory, measured over 36,752 entries), and what churn leaves unused.
 pub const ENTRY_OVERHEAD: usize = 320;
 
+/// Seconds between two sweeps.
+pub const SWEPT_WITHIN_SECS: u64 = 60;
+
 /// Upper bounds of what the store holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
@@ -37,6 +40,9 @@ pub struct Budgets {
 pub struct Store {
     tables: ArcSwap<Tables>,
     generation: AtomicU64,
+    /// When the last of all failures so far will have been swept, as [`Now`] counts. From then on their table is empty, which
+    /// is the rule, and a miss need not ask it.
+    failures_until: AtomicU64,
 }
 
 /// All that is kept for one question, whatever its age.
@@ -133,7 +139,11 @@ struct Table {
 impl Store {
     /// An empty store.
     pub fn new(budgets: Budgets) -> Self {
-        Self { tables: ArcSwap::from_pointee(Tables::new(budgets)), generation: AtomicU64::new(0) }
+        Self {
+            tables: ArcSwap::from_pointee(Tables::new(budgets)),
+            generation: AtomicU64::new(0),
+            failures_until: AtomicU64::new(0),
+        }
     }
 
     /// A fresh answer to `key`, or else all that is kept for it; a fresh failure only where nothing stale could be served
@@ -147,6 +157,9 @@ impl Store {
                 Some(entry) if fresh(&entry) => return Ok(entry),
                 entry => kept.add(entry),
             }
+        }
+        if now.0 > self.failures_until.load(Ordering::Relaxed) {
+            return Err(kept);
         }
         let failure = tables.failure.get(key);
         let stale = kept.answer.as_ref().is_some_and(|entry| entry.freshness(now) == Freshness::Stale);
@@ -203,7 +216,12 @@ impl Store {
                 remove(&tables.positive, before.positive);
                 remove(&tables.failure, before.failure);
             }
-            Kind::Failure => tables.failure.insert(key.hash(), &entry, before.failure),
+            Kind::Failure => {
+                let swept =
+                    entry.stored().0 + (entry.kept_for() + FAILURE_GRACE_SECS + SWEPT_WITHIN_SECS) * 1000;
+                self.failures_until.fetch_max(swept, Ordering::Relaxed);
+                tables.failure.insert(key.hash(), &entry, before.failure);
+            }
         }
         entry
     }
@@ -238,7 +256,8 @@ impl Store {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Drops what is too old to be served even stale. It walks all entries, so not for a thread that clients wait for.
+    /// Drops what is too old to be served even stale, to be called every [`SWEPT_WITHIN_SECS`]. It walks all entries, so not
+    /// for a thread that clients wait for.
     pub fn sweep(&self, now: Now) {
         let tables = self.tables.load();
         for (table, grace) in
@@ -389,6 +408,24 @@ mod tests {
         tables.positive.insert(other().hash(), &entry, false);
         assert!(store.find(&key, Now::default()).is_ok());
         assert!(store.find(&other(), Now::default()).is_err() && store.kept(&other()).answer.is_none());
+    }
+
+    #[test]
+    fn a_failure_is_found_until_it_is_swept() {
+        let (store, key) = (store(), key());
+        let at = |secs: u32| Origin::default().stored.plus_secs(secs);
+        let holds_failure = |now: Now| match store.find(&key, now) {
+            Ok(entry) => entry.kind() == Kind::Failure,
+            Err(kept) => kept.failure.is_some(),
+        };
+        assert!(!holds_failure(at(0)));
+        store.insert(&key, &Answer::empty(2, Kind::Failure, 300), Origin::default());
+        store.insert(&other(), &Answer::empty(2, Kind::Failure, 1), Origin::default());
+        assert!(holds_failure(at(0)) && holds_failure(at(300)), "a shorter one since does not shorten it");
+        assert!(holds_failure(at(359)), "its backoff counts on it");
+        assert!(holds_failure(at(419)), "the sweep may be late");
+        store.sweep(at(419));
+        assert!(!holds_failure(at(419)) && store.failure(&key).is_none());
     }
 
     #[test]

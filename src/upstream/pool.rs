@@ -33,6 +33,11 @@ impl View {
     fn is_blocked(&self, after: Duration) -> bool {
         self.oldest.is_some_and(|age| age >= after)
     }
+
+    /// On the way to being held up.
+    fn is_ageing(&self, limits: Limits) -> bool {
+        self.is_blocked(limits.blocked_after / 3)
+    }
 }
 
 /// The pool besides its connections.
@@ -64,12 +69,17 @@ pub(super) enum Choice {
 /// instant goes out in one write, unless a connection is held up. Held-up connections do not
 /// count against the limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`]. Where no
 /// dial has room, an unproven connection will do, and behind an old query is better than nowhere.
+///
+/// A crowd of queries, while no connection is held up, is packed: each goes on the first connection that has room and is not
+/// ageing. Replies then come in few reads and cost few acknowledgements. A peer that serves a connection's queries one after
+/// another and cannot keep up makes it age, and the next connection is taken.
 pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choice {
     let (mut total, mut active) = (0, 0);
     // The least loaded by rank: proven, unproven, held up.
     let mut best: [Option<(usize, View)>; 3] = [None; 3];
     let mut filling: Option<(usize, View)> = None;
-    let (mut held_up, mut idle) = (false, 0);
+    let mut packed: Option<usize> = None;
+    let (mut held_up, mut idle, mut waiting) = (false, 0, 0);
     for (index, view) in views.enumerate() {
         total += 1;
         if view.fit == Fit::Closed {
@@ -79,6 +89,7 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
         active += usize::from(!blocked);
         held_up |= blocked;
         idle += usize::from(view.load == 0);
+        waiting += view.load;
         if view.fit == Fit::Tried {
             continue;
         }
@@ -89,13 +100,19 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
         if view.filling && view.fit == Fit::Proven && !blocked {
             filling = Some((index, view));
         }
+        if packed.is_none() && view.fit == Fit::Proven && view.load < PACKED_LOAD && !view.is_ageing(limits) {
+            packed = Some(index);
+        }
+    }
+    if let Some(index) = packed.filter(|_| waiting >= CROWD && !held_up) {
+        return Choice::Use { index, spare: false };
     }
     let room = active + limits.dialing < limits.max && total < limits.max.saturating_mul(HELD_UP_FACTOR);
     let [proven, unproven, blocked] = best;
     // Where names are slow and served in order, one more system call costs less than a place behind one of them.
     let proven = filling.filter(|_| !held_up).or(proven);
     if let Some((index, view)) = proven {
-        let ageing = view.is_blocked(limits.blocked_after / 3);
+        let ageing = view.is_ageing(limits);
         // Where one is held up the next may be soon: the queries after it find an idle one then.
         let short = held_up && idle <= IDLE_BESIDE_HELD_UP;
         let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing || short);
@@ -111,6 +128,10 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
 pub(super) const HELD_UP_FACTOR: usize = 8;
 /// Unanswered queries on the least loaded connection from which on another one is dialled.
 const SOFT_LOAD: usize = 16;
+/// Unanswered queries on all connections from which on they are packed.
+const CROWD: usize = 32;
+/// Unanswered queries that are packed on one connection.
+const PACKED_LOAD: usize = 64;
 /// Idle connections, the one just taken included, that are wanted where names are slow.
 const IDLE_BESIDE_HELD_UP: usize = 2;
 /// Dials at a time for growth alone.
@@ -165,6 +186,21 @@ mod tests {
         assert_eq!(choose([view(1, 1)].into_iter(), LIMITS), Choice::Use { index: 0, spare: true });
         let full = [view(SOFT_LOAD, 0); 4];
         assert_eq!(choose(full.into_iter(), LIMITS), Choice::Use { index: 0, spare: false });
+    }
+
+    #[test]
+    fn a_crowd_is_packed_where_nothing_is_slow() {
+        let index = |views: &[View]| match choose(views.iter().copied(), LIMITS) {
+            Choice::Use { index, spare } => (index, spare),
+            Choice::Dial => panic!("there is room"),
+        };
+        let (full, room) = (view(PACKED_LOAD, 0), view(CROWD, 0));
+        assert_eq!(index(&[room, view(0, 0)]), (0, false), "though another is idle, and without a dial");
+        assert_eq!(index(&[view(CROWD - 1, 0), view(0, 0)]), (1, false), "no crowd");
+        assert_eq!(index(&[full, room, view(0, 0)]), (1, false));
+        assert_eq!(index(&[view(CROWD, 1), view(8, 0), view(0, 0)]), (1, false), "the first is ageing");
+        assert_eq!(index(&[room, view(1, 3_000), view(0, 0)]), (2, true), "one is held up");
+        assert_eq!(index(&[full, full]), (0, true), "all are full: another one is dialled");
     }
 
     #[test]
