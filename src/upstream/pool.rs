@@ -131,7 +131,7 @@ const SOFT_LOAD: usize = 16;
 /// Unanswered queries on all connections from which on they are packed.
 const CROWD: usize = 32;
 /// Unanswered queries that are packed on one connection.
-const PACKED_LOAD: usize = 64;
+const PACKED_LOAD: usize = 128;
 /// Idle connections, the one just taken included, that are wanted where names are slow.
 const IDLE_BESIDE_HELD_UP: usize = 2;
 /// Dials at a time for growth alone.
