@@ -59,7 +59,7 @@ impl HedgeBudget {
 }
 
 /// Hedges that may go out at once, after many queries without one.
-const BURST: f64 = 64.0;
+pub(super) const BURST: f64 = 64.0;
 /// Hedges before any query has earned one: the very first may meet a connection that hangs.
 const FIRST: f64 = 1.0;
 /// Hedges that a new group's first queries earn beyond their share.

@@ -246,6 +246,7 @@ impl Endpoint {
     ) {
         let limits = Limits {
             blocked_after: self.blocked_after(),
+            first_attempt: attempt == 0,
             dialing: self.dialing.get(),
             max: self.settings.max_connections,
         };

@@ -33,11 +33,6 @@ impl View {
     fn is_blocked(&self, after: Duration) -> bool {
         self.oldest.is_some_and(|age| age >= after)
     }
-
-    /// On the way to being held up.
-    fn is_ageing(&self, limits: Limits) -> bool {
-        self.is_blocked(limits.blocked_after / 3)
-    }
 }
 
 /// The pool besides its connections.
@@ -45,6 +40,8 @@ impl View {
 pub(super) struct Limits {
     /// Age of the oldest query from which on a connection is passed over.
     pub(super) blocked_after: Duration,
+    /// The query has not been sent anywhere yet.
+    pub(super) first_attempt: bool,
     /// Dials under way.
     pub(super) dialing: usize,
     /// Most connections that take queries at the same time.
@@ -70,9 +67,9 @@ pub(super) enum Choice {
 /// count against the limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`]. Where no
 /// dial has room, an unproven connection will do, and behind an old query is better than nowhere.
 ///
-/// A crowd of queries, while no connection is held up, is packed: each goes on the first connection that has room and is not
-/// ageing. Replies then come in few reads and cost few acknowledgements. A peer that serves a connection's queries one after
-/// another and cannot keep up makes it age, and the next connection is taken.
+/// A crowd of queries, while no connection is held up, is packed: each goes on the first connection that has room and answers
+/// at once. Replies then come in few reads and cost few acknowledgements. A peer that serves a connection's queries one after
+/// another and cannot keep up makes it wait, and the next connection is taken. Second attempts go where they wait least.
 pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choice {
     let (mut total, mut active) = (0, 0);
     // The least loaded by rank: proven, unproven, held up.
@@ -100,11 +97,12 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
         if view.filling && view.fit == Fit::Proven && !blocked {
             filling = Some((index, view));
         }
-        if packed.is_none() && view.fit == Fit::Proven && view.load < PACKED_LOAD && !view.is_ageing(limits) {
+        let packs = view.load < PACKED_LOAD && !view.is_blocked(PACKED_AGE.min(limits.blocked_after / 3));
+        if packed.is_none() && view.fit == Fit::Proven && packs {
             packed = Some(index);
         }
     }
-    if let Some(index) = packed.filter(|_| waiting >= CROWD && !held_up) {
+    if let Some(index) = packed.filter(|_| limits.first_attempt && waiting >= CROWD && !held_up) {
         return Choice::Use { index, spare: false };
     }
     let room = active + limits.dialing < limits.max && total < limits.max.saturating_mul(HELD_UP_FACTOR);
@@ -112,7 +110,7 @@ pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choic
     // Where names are slow and served in order, one more system call costs less than a place behind one of them.
     let proven = filling.filter(|_| !held_up).or(proven);
     if let Some((index, view)) = proven {
-        let ageing = view.is_ageing(limits);
+        let ageing = view.is_blocked(limits.blocked_after / 3);
         // Where one is held up the next may be soon: the queries after it find an idle one then.
         let short = held_up && idle <= IDLE_BESIDE_HELD_UP;
         let spare = room && limits.dialing < SPARE_DIALS && (view.load >= SOFT_LOAD || ageing || short);
@@ -130,8 +128,12 @@ pub(super) const HELD_UP_FACTOR: usize = 8;
 const SOFT_LOAD: usize = 16;
 /// Unanswered queries on all connections from which on they are packed.
 const CROWD: usize = 32;
-/// Unanswered queries that are packed on one connection.
-const PACKED_LOAD: usize = 128;
+/// Unanswered queries that are packed on one connection: should a slow name be the first of them, all the others may be asked
+/// again at once.
+const PACKED_LOAD: usize = 48;
+const _: () = assert!(PACKED_LOAD < super::budget::BURST as usize);
+/// Age of the oldest from which on none is packed behind it. Absolute: the round trip grows with what is packed.
+const PACKED_AGE: Duration = Duration::from_millis(1);
 /// Idle connections, the one just taken included, that are wanted where names are slow.
 const IDLE_BESIDE_HELD_UP: usize = 2;
 /// Dials at a time for growth alone.
@@ -143,7 +145,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { blocked_after: Duration::from_millis(3), dialing: 0, max: 4 };
+    const LIMITS: Limits =
+        Limits { blocked_after: Duration::from_millis(3), first_attempt: true, dialing: 0, max: 4 };
 
     fn view(load: usize, oldest_ms: u64) -> View {
         let oldest = (load > 0).then(|| Duration::from_millis(oldest_ms));
@@ -201,6 +204,20 @@ mod tests {
         assert_eq!(index(&[view(CROWD, 1), view(8, 0), view(0, 0)]), (1, false), "the first is ageing");
         assert_eq!(index(&[room, view(1, 3_000), view(0, 0)]), (2, true), "one is held up");
         assert_eq!(index(&[full, full]), (0, true), "all are full: another one is dialled");
+        let far = Limits { blocked_after: Duration::from_millis(200), ..LIMITS };
+        let views = [view(CROWD, 1), view(8, 0)];
+        assert_eq!(
+            choose(views.into_iter(), far),
+            Choice::Use { index: 1, spare: false },
+            "however long a round trip is"
+        );
+        let second = Limits { first_attempt: false, ..LIMITS };
+        let views = [room, view(0, 0)];
+        assert_eq!(
+            choose(views.into_iter(), second),
+            Choice::Use { index: 1, spare: false },
+            "a second attempt"
+        );
     }
 
     #[test]
@@ -225,7 +242,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_where_it_has_been_and_never_more_than_the_limit(
-            views in proptest::collection::vec((0usize..4, any::<bool>(), 0usize..40, 0u64..10), 0..40),
+            views in proptest::collection::vec((0usize..4, any::<bool>(), 0usize..80, 0u64..10), 0..40),
             dialing in 0usize..4,
         ) {
             let limits = Limits { dialing, ..LIMITS };
