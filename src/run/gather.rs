@@ -1,8 +1,8 @@
 //! When the miss thread lets replies gather.
 //!
 //! A thread that wakes for each of an upstream's replies reads, acknowledges and sends them one by one. Under a load of misses
-//! it pays to let them gather for a moment: 13.3 µs a miss in place of 16.4, and 64,000 misses a second in place of 55,000,
-//! since with fewer acknowledgements the upstream has less to do as well.
+//! it pays to let them gather for a moment: with fewer acknowledgements the upstream has less to do as well (measured:
+//! docs/performance.md).
 //!
 //! That many wait is not enough to tell: a hundred may wait for an upstream that is dead or far away, and a lookup in another
 //! zone, which takes a fraction of a millisecond, would be held up by as much again for nothing.
@@ -70,7 +70,7 @@ impl Rate {
 const CROWD: i64 = 32;
 /// How long a pause is, beside the kernel's slack for timers, up to 50 µs.
 const GATHER: Duration = Duration::from_micros(150);
-/// Time of one answer from which on it is no load to gather for: 20,000 a second, four in a pause.
+/// Time of one answer from which on it is no load to gather for: 20,000 a second, three in a pause.
 const PACE: Duration = Duration::from_micros(50);
 /// How long answers are counted before their rate is told: longer than an upstream that shares its processor waits for its turn.
 const WINDOW: Duration = Duration::from_millis(10);
