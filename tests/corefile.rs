@@ -1,7 +1,9 @@
 //! Corefiles as they are found in clusters, each beside the nodens.yaml it must become.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use nodens::cli::{self, Command, ImportCorefile};
 use nodens::config;
@@ -82,4 +84,24 @@ fn strict_fails_exactly_where_something_is_lost() {
         assert_eq!((lenient.code, strict.code), (0, code), "{name}: {}", strict.report);
         assert_eq!(strict.report.is_empty(), code == 0, "{name}: {}", strict.report);
     }
+}
+
+#[test]
+fn what_cannot_be_written_is_told_with_what_is_lost() {
+    let zones = format!("{}.example {}.example", "[".repeat(33), "[".repeat(32));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_nodens"))
+        .args(["import-corefile", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = format!("{zones} {{\n forward . 192.0.2.1\n unheard_of\n}}\n");
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(stderr.contains("unheard_of"), "{stderr}");
+    assert!(stderr.contains("standard input: the nodens.yaml it becomes: is not valid YAML"), "{stderr}");
 }

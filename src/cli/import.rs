@@ -21,31 +21,38 @@ pub struct Imported {
 
 /// Runs `import-corefile` with the process's environment as an argument.
 ///
-/// Fails with code 64 if the Corefile or the ConfigMap does not read.
+/// Fails with code 64 if the Corefile or the ConfigMap does not read, or what they say cannot be written as a nodens.yaml.
 pub fn import_corefile(
     arguments: &ImportCorefile,
     environment: &BTreeMap<String, String>,
 ) -> Result<Imported, Exit> {
     let inputs = inputs(arguments, environment)?;
-    let import = if arguments.file == Path::new("-") {
+    let (file, import) = if arguments.file == Path::new("-") {
+        let file = Path::new("standard input");
         let mut text = String::new();
         std::io::stdin()
             .take(MAX_STDIN)
             .read_to_string(&mut text)
-            .map_err(|source| CorefileError::Read { file: "standard input".into(), source })?;
-        corefile::import(&text, &arguments.file, &inputs)?
+            .map_err(|source| CorefileError::Read { file: file.to_owned(), source })?;
+        (file, corefile::import(&text, file, &inputs)?)
     } else {
-        corefile::import_file(&arguments.file, &inputs)?
+        (arguments.file.as_path(), corefile::import_file(&arguments.file, &inputs)?)
     };
     let mut report = String::new();
     for kind in [Kind::NoEquivalent, Kind::NotFilled] {
-        let lines = corefile::listed(&import.findings, kind, &arguments.file);
+        let lines = corefile::listed(&import.findings, kind, file);
         if !lines.is_empty() {
             report = format!("{report}{}:\n  {}\n", kind.heading(), lines.join("\n  "));
         }
     }
     let code = if arguments.strict && !import.is_complete() { EXIT_NO_EQUIVALENT } else { EXIT_OK };
-    Ok(Imported { yaml: import.to_yaml(&arguments.file)?, report, code })
+    match import.to_yaml(file) {
+        Ok(yaml) => Ok(Imported { yaml, report, code }),
+        Err(error) => {
+            let Exit { code, message } = error.into();
+            Err(Exit { code, message: report + &message })
+        }
+    }
 }
 
 impl From<CorefileError> for Exit {

@@ -409,8 +409,8 @@ const TICK: Duration = Duration::from_secs(1);
 const ACKNOWLEDGED_BY: Duration = Duration::from_millis(100);
 /// Hedges lost in a row after which a connection takes no more queries.
 const LOST_HEDGES: u32 = 2;
-/// Bytes of a write that is full: some twenty queries. Much longer ones would queue up on one connection what others
-/// could have answered.
+/// Bytes of a write that is full: some twenty queries. While there is no crowd to pack, much longer ones would queue up on one
+/// connection what others could have answered.
 const BATCH: usize = 1024;
 /// Bytes of write buffer kept between batches.
 const OUTGOING_KEPT: usize = 4096;

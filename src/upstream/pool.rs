@@ -62,14 +62,15 @@ pub(super) enum Choice {
     Dial,
 }
 
-/// The least loaded connection that is proven and not held up by an old query, else a dial. What is asked at the same
-/// instant goes out in one write, unless a connection is held up. Held-up connections do not
-/// count against the limit, since they take no queries; but there is a limit to them too, [`HELD_UP_FACTOR`]. Where no
-/// dial has room, an unproven connection will do, and behind an old query is better than nowhere.
+/// A connection that is proven and not held up by an old query, else a dial. Which of them:
 ///
-/// A crowd of queries, while no connection is held up, is packed: each goes on the first connection that has room and answers
-/// at once. Replies then come in few reads and cost few acknowledgements. A peer that serves a connection's queries one after
-/// another and cannot keep up makes it wait, and the next connection is taken. Second attempts go where they wait least.
+/// - As a rule the least loaded; but what is asked at the same instant goes out in one write, unless a connection is held up.
+/// - In a crowd, the first that has room and answers at once, unless a connection is held up or the query has been asked before.
+///   Replies then come in few reads and cost few acknowledgements. A peer that serves a connection's queries one after another
+///   and cannot keep up makes the oldest wait, and the next connection is taken: the pool grows when none will do.
+///
+/// Held-up connections do not count against the limit, since they take no queries; but there is a limit to them too,
+/// [`HELD_UP_FACTOR`]. Where no dial has room, an unproven connection will do, and behind an old query is better than nowhere.
 pub(super) fn choose(views: impl Iterator<Item = View>, limits: Limits) -> Choice {
     let (mut total, mut active) = (0, 0);
     // The least loaded by rank: proven, unproven, held up.
@@ -253,8 +254,18 @@ mod tests {
                 .collect();
             let free = |v: &&View| !v.is_blocked(limits.blocked_after);
             let active = views.iter().filter(free).filter(|v| v.fit != Fit::Closed).count();
+            let crowd = views.iter().filter(|v| v.fit != Fit::Closed).map(|v| v.load).sum::<usize>() >= CROWD;
+            let packs = |v: &View| v.fit == Fit::Proven && v.load < PACKED_LOAD && v.oldest < Some(PACKED_AGE);
             match choose(views.iter().copied(), limits) {
                 Choice::Use { index, spare } => {
+                    let chosen = views[index];
+                    let held_up = views.iter().any(|v| v.fit != Fit::Closed && !free(&v));
+                    if crowd && !held_up && views.iter().any(packs) {
+                        prop_assert!(packs(&chosen) && !views[..index].iter().any(packs));
+                    } else if !chosen.filling {
+                        let better = |v: &&View| v.fit == Fit::Proven && free(v) && v.load < chosen.load;
+                        prop_assert!(!views.iter().any(|v| better(&v)));
+                    }
                     prop_assert!(matches!(views[index].fit, Fit::Unproven | Fit::Proven));
                     prop_assert!(!spare || active + dialing < limits.max);
                 }

@@ -12,13 +12,8 @@ use super::translate::STAND_IN_UPSTREAM;
 
 /// Prints an import; what comes out loads as `import.config`.
 pub(super) fn yaml(import: &Import, file: &Path) -> String {
-    let mut text = format!(
-        "# Made from {} by nodens import-corefile.\n",
-        match file.to_str() {
-            Some("-") => "standard input".to_owned(),
-            _ => one_line(&file.display().to_string()),
-        }
-    );
+    let mut text =
+        format!("# Made from {} by nodens import-corefile.\n", one_line(&file.display().to_string()));
     text.push_str("# Keys that are not here have their defaults: docs/configure.md. Check it: nodens check --config FILE\n");
     text.push_str("# Stale answers and prefetching are on in nodens without being asked for; `serve_stale: false` and\n");
     text.push_str("# `prefetch: false` under cache turn them off.\n");
