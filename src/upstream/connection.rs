@@ -112,7 +112,7 @@ impl Connection {
     /// How long the oldest unanswered query has waited: on an upstream that answers in order, nothing sent after it
     /// is answered before it.
     pub(super) fn oldest_age(&self, now: Instant) -> Option<Duration> {
-        self.waiters.borrow().oldest().map(|(_, sent)| now.saturating_duration_since(sent))
+        self.waiters.borrow().oldest_sent().map(|sent| now.saturating_duration_since(sent))
     }
 
     /// Whether another lookup's query is ahead of this one and has waited longer than `age`.
@@ -160,7 +160,7 @@ impl Connection {
         if self.doubt.get().is_some() {
             return;
         }
-        if let Some((_, sent)) = self.waiters.borrow().oldest() {
+        if let Some(sent) = self.waiters.borrow().oldest_sent() {
             self.doubt.set(Some((sent + ACKNOWLEDGED_BY + rtt).max(now)));
             self.wake();
         }
@@ -180,8 +180,8 @@ impl Connection {
         }
     }
 
-    /// One complete message from the peer.
-    fn receive(&self, endpoint: &Endpoint, reply: &[u8]) {
+    /// One complete message from the peer, read at `now`.
+    fn receive(&self, endpoint: &Endpoint, reply: &[u8], now: Instant) {
         let metrics = &endpoint.metrics;
         let Some(id) = message::id(reply) else {
             return metrics.ignored_malformed.inc();
@@ -199,7 +199,6 @@ impl Connection {
         };
         let Some(((flight, attempt), sent)) = waiters.take(id) else { return };
         drop(waiters);
-        let now = Instant::now();
         self.used.set(now);
         self.heard.set(Some(now));
         self.doubt.set(None);
@@ -212,7 +211,7 @@ impl Connection {
             metrics.failed_truncated.inc();
             return flight.deliver(Event::Failed { attempt, failure: Failure::Truncated });
         }
-        flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header });
+        flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header, read: now });
     }
 }
 
@@ -296,12 +295,13 @@ impl Driver {
             if read.is_empty() {
                 return Poll::Ready(Retirement::Closed);
             }
+            let now = Instant::now();
             if self.partial.is_empty() {
-                let rest = deliver(&self.connection, &self.endpoint, read);
+                let rest = deliver(&self.connection, &self.endpoint, read, now);
                 self.partial.extend_from_slice(rest);
             } else {
                 self.partial.extend_from_slice(read);
-                let rest = deliver(&self.connection, &self.endpoint, &self.partial).len();
+                let rest = deliver(&self.connection, &self.endpoint, &self.partial, now).len();
                 let used = self.partial.len() - rest;
                 self.partial.drain(..used);
             }
@@ -388,12 +388,12 @@ impl Driver {
 }
 
 /// Hands out the complete messages at the start of `bytes`; returns the rest.
-fn deliver<'a>(connection: &Connection, endpoint: &Endpoint, mut bytes: &'a [u8]) -> &'a [u8] {
+fn deliver<'a>(connection: &Connection, endpoint: &Endpoint, mut bytes: &'a [u8], now: Instant) -> &'a [u8] {
     while let Some((length, rest)) = bytes.split_first_chunk() {
         let Some((message, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))) else {
             break;
         };
-        connection.receive(endpoint, message);
+        connection.receive(endpoint, message, now);
         bytes = rest;
     }
     bytes

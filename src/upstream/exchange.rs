@@ -79,13 +79,14 @@ impl<'a> Exchange<'a> {
                 Poll::Pending => timer.as_mut().poll(context).map(|()| Step::Time),
             })
             .await;
-            let now = Instant::now();
             let outcome = match step {
-                Step::Event(Event::Reply { attempt, message, header }) => {
-                    self.on_reply(attempt, message, header, now)
+                Step::Event(Event::Reply { attempt, message, header, read }) => {
+                    self.on_reply(attempt, message, header, read)
                 }
-                Step::Event(Event::Failed { attempt, failure }) => self.on_failure(attempt, failure, now),
-                Step::Time => self.on_time(now),
+                Step::Event(Event::Failed { attempt, failure }) => {
+                    self.on_failure(attempt, failure, Instant::now())
+                }
+                Step::Time => self.on_time(Instant::now()),
             };
             if let Some(result) = outcome {
                 return result;

@@ -68,6 +68,8 @@ pub(super) enum Event {
         message: Vec<u8>,
         /// What its header says.
         header: Header,
+        /// When it was read.
+        read: Instant,
     },
     /// It will not be answered.
     Failed {

@@ -110,9 +110,10 @@ async fn ask(endpoint: &Rc<Endpoint>, flight: &Rc<Flight>, attempt: usize) -> io
                         if query.question() != flight.message.question() && mixed {
                             endpoint.letter_case.borrow_mut().kept();
                         }
-                        endpoint.answered(Instant::now(), sent);
+                        let now = Instant::now();
+                        endpoint.answered(now, sent);
                         let message = restore(reply, &flight.message);
-                        flight.deliver(Event::Reply { attempt, message, header });
+                        flight.deliver(Event::Reply { attempt, message, header, read: now });
                         return Ok(());
                     }
                     Err(Mismatch::Malformed) => metrics.ignored_malformed.inc(),

@@ -10,9 +10,17 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Waiters<T> {
     table: HashMap<u16, Waiter<T>, BuildHasherDefault<IdHasher>>,
-    /// Sent and not overtaken by a later reply, oldest first. May name queries that were answered since.
-    order: VecDeque<(u64, u16)>,
+    /// Sent and not overtaken by a later reply, oldest first.
+    order: VecDeque<Place>,
     sequence: u64,
+}
+
+/// A query's place in the order: what the pool looks at for every lookup, so it stands here and not only in the table.
+#[derive(Debug)]
+struct Place {
+    sequence: u64,
+    sent: Instant,
+    id: u16,
 }
 
 #[derive(Debug)]
@@ -43,7 +51,7 @@ impl<T> Waiters<T> {
         };
         self.sequence += 1;
         self.table.insert(id, Waiter { sequence: self.sequence, sent: now, who });
-        self.order.push_back((self.sequence, id));
+        self.order.push_back(Place { sequence: self.sequence, sent: now, id });
         Some(id)
     }
 
@@ -56,7 +64,7 @@ impl<T> Waiters<T> {
     /// upstream does not answer in order, so they hold up nobody.
     pub(super) fn take(&mut self, id: u16) -> Option<(T, Instant)> {
         let waiter = self.table.remove(&id)?;
-        while self.order.front().is_some_and(|(sequence, _)| *sequence <= waiter.sequence) {
+        while self.order.front().is_some_and(|place| place.sequence <= waiter.sequence) {
             self.order.pop_front();
         }
         Some((waiter.who, waiter.sent))
@@ -65,14 +73,19 @@ impl<T> Waiters<T> {
     /// The oldest query that nothing sent later has overtaken, and when it was sent.
     pub(super) fn oldest(&self) -> Option<(&T, Instant)> {
         // What the order holds is in the table: `take` cuts the order behind what it takes.
-        let (_, id) = self.order.front()?;
-        self.table.get(id).map(|waiter| (&waiter.who, waiter.sent))
+        let place = self.order.front()?;
+        self.table.get(&place.id).map(|waiter| (&waiter.who, place.sent))
+    }
+
+    /// When [`Self::oldest`] was sent.
+    pub(super) fn oldest_sent(&self) -> Option<Instant> {
+        self.order.front().map(|place| place.sent)
     }
 
     /// Forgets overtaken queries older than `age`: the upstream dropped them.
     pub(super) fn forget_lost(&mut self, now: Instant, age: Duration) {
         if self.table.len() > self.order.len() {
-            let first = self.order.front().map_or(u64::MAX, |(sequence, _)| *sequence);
+            let first = self.order.front().map_or(u64::MAX, |place| place.sequence);
             self.table.retain(|_, waiter| {
                 waiter.sequence >= first || now.saturating_duration_since(waiter.sent) < age
             });

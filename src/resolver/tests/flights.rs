@@ -5,6 +5,7 @@ use hickory_proto::rr::RecordType;
 
 use super::support::*;
 use crate::observe::{ShedReason, Source};
+use crate::resolver::Resolver;
 use crate::resolver::job::Job;
 use crate::wire::ede;
 
@@ -338,4 +339,14 @@ fn a_lookup_takes_little_memory() {
     }
     let bytes = size(Resolver::fly);
     assert!(bytes <= 2048, "the future of each lookup under way takes {bytes} bytes");
+}
+
+/// There are as many of these futures as lookups under way, and above 1,024 bytes mimalloc takes its slow way.
+#[test]
+fn a_lookup_under_way_is_small() {
+    fn size_of_future<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+    let bytes = size_of_future(Resolver::<crate::upstream::Group>::fly);
+    assert!(bytes <= 1_024, "{bytes} bytes");
 }
