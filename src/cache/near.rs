@@ -10,6 +10,10 @@
 //! name made a hit at 50,000 queries a second over 31,000 names 1.42 times the floor in place of 1.12:
 //! docs/performance.md.)
 //!
+//! A name's slot is named in one of two sets of the index, its second one where the first was full: of names that fill a bit
+//! over half the ways, one in twelve would otherwise share a set with more than have room there, and those would take each
+//! other's places for ever.
+//!
 //! Memory: 32 bytes a slot, an index of 8 bytes a way, the copies, and the entries: a slot can outlive its entry's place in
 //! the store, so all its bytes count here too. A slot that an answer of the batch at work points to is never changed or
 //! dropped before the next batch begins.
@@ -77,8 +81,12 @@ pub const LEAD_ROOM: usize = 16;
 /// The largest body of interest, in bytes: the largest `listen.max_udp_payload`.
 const MAX_BODY: usize = 4096;
 
-/// No slot.
-const NONE: u32 = u32::MAX;
+/// In place of a slot's number, in a way that never had a slot. Ways are taken in order, so that the last one of a set tells
+/// whether names may have gone to their second set.
+const NEVER: u32 = u32::MAX;
+
+/// The same, in a way whose slot was dropped.
+const EMPTIED: u32 = NEVER - 1;
 
 /// Seconds after which a name that is asked is looked up in the store again, so that moka knows it is in use.
 const TOUCH_SECS: u32 = 60;
@@ -114,6 +122,16 @@ impl Set {
         }
         ways
     }
+
+    /// Whether there was a slot in each way at some time since the table was last emptied.
+    #[inline]
+    fn was_full(&self) -> bool {
+        self.slots[WAYS - 1] != NEVER
+    }
+
+    fn free_way(&self) -> Option<usize> {
+        self.slots.iter().position(|&id| id >= EMPTIED)
+    }
 }
 
 impl Near {
@@ -122,12 +140,12 @@ impl Near {
     pub fn new(budget: usize, rotate: bool) -> Self {
         /// What a name takes in a cluster's mix, about: slot and entry.
         const USUAL: usize = 256;
-        /// Ways filled on average when the budget is spent: few enough that sets rarely overflow.
+        /// Ways filled on average when the budget is spent: few enough that both sets of a name are rarely full.
         const FILLED: usize = WAYS * 3 / 4;
         // A power of two, and rather too few than too many: all of it is resident.
         let sets = 1 << (budget / USUAL / FILLED).clamp(1, 1 << 24).ilog2();
         Self {
-            sets: vec![Set { tags: [0; WAYS], slots: [NONE; WAYS] }; sets].into_boxed_slice(),
+            sets: vec![Set { tags: [0; WAYS], slots: [NEVER; WAYS] }; sets].into_boxed_slice(),
             // Address space only: a vector that grows would leave its old memory behind, as much again in all.
             slots: Vec::with_capacity(sets * WAYS),
             free: Vec::new(),
@@ -163,7 +181,12 @@ impl Near {
     pub fn prefetch_slot(&self, hash: u64) -> Option<SlotId> {
         let set = &self.sets[self.set_of(hash)];
         let way = set.ways_of(hash).trailing_zeros();
-        let id = *set.slots.get(way as usize)?;
+        let Some(&id) = set.slots.get(way as usize) else {
+            if set.was_full() {
+                prefetch::line(&self.sets[self.second_set_of(hash)]);
+            }
+            return None;
+        };
         prefetch::line(self.slots.get(id as usize)?);
         Some(SlotId(id))
     }
@@ -183,7 +206,22 @@ impl Near {
     /// Looks the question with this hash up. A slot that is ready is held until the batch ends.
     #[inline]
     pub fn find(&mut self, hash: u64, question: &Question<'_>, now: Now) -> Found {
-        let set = &self.sets[self.set_of(hash)];
+        let first = self.set_of(hash);
+        match self.find_in(first, hash, question, now) {
+            Found::Nothing if self.sets[first].was_full() => self.find_in_second(hash, question, now),
+            found => found,
+        }
+    }
+
+    /// The same in the second set: a few names in a hundred are there.
+    #[cold]
+    fn find_in_second(&mut self, hash: u64, question: &Question<'_>, now: Now) -> Found {
+        self.find_in(self.second_set_of(hash), hash, question, now)
+    }
+
+    #[inline]
+    fn find_in(&mut self, set: usize, hash: u64, question: &Question<'_>, now: Now) -> Found {
+        let set = &self.sets[set];
         let mut ways = set.ways_of(hash);
         while ways != 0 {
             let id = set.slots[ways.trailing_zeros() as usize];
@@ -226,8 +264,7 @@ impl Near {
         if entry.parts().body.len() > MAX_BODY {
             return None;
         }
-        let set = self.set_of(key.hash());
-        let way = self.way_for(set)?;
+        let (set, way) = self.place_for(key.hash())?;
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.bytes += size_of::<Slot>();
@@ -242,10 +279,12 @@ impl Near {
     /// Drops a slot whose entry is no longer good.
     pub fn drop_slot(&mut self, SlotId(id): SlotId) {
         let Some(entry) = &self.slots[id as usize].entry else { return };
-        let set = self.set_of(entry.key().hash());
-        if let Some(way) = self.sets[set].slots.iter().position(|&other| other == id) {
-            self.sets[set].slots[way] = NONE;
-            self.release(id);
+        let hash = entry.key().hash();
+        for set in [self.set_of(hash), self.second_set_of(hash)] {
+            if let Some(way) = self.sets[set].slots.iter().position(|&other| other == id) {
+                self.sets[set].slots[way] = EMPTIED;
+                return self.release(id);
+            }
         }
     }
 
@@ -290,17 +329,29 @@ impl Near {
         hash as usize & (self.sets.len() - 1)
     }
 
-    /// A free way of the set, or the one whose slot was used longest ago.
-    fn way_for(&mut self, set: usize) -> Option<usize> {
-        if let Some(way) = self.sets[set].slots.iter().position(|&id| id == NONE) {
-            return Some(way);
+    /// Of bits that say nothing of the first one.
+    fn second_set_of(&self, hash: u64) -> usize {
+        self.set_of(hash >> 24)
+    }
+
+    /// A free way of the hash's first set, else of its second, else the one of both whose slot was used longest ago.
+    fn place_for(&mut self, hash: u64) -> Option<(usize, usize)> {
+        let sets = [self.set_of(hash), self.second_set_of(hash)];
+        let free = |set: usize| self.sets[set].free_way().map(|way| (set, way));
+        if let Some(place) = sets.into_iter().find_map(free) {
+            return Some(place);
         }
-        let batches_ago =
-            |way: &usize| self.batch.wrapping_sub(self.slots[self.sets[set].slots[*way] as usize].batch);
-        let way = (0..WAYS).filter(|way| batches_ago(way) > 0).max_by_key(batches_ago)?;
-        let id = std::mem::replace(&mut self.sets[set].slots[way], NONE);
+        let batches_ago = |&(set, way): &(usize, usize)| {
+            self.batch.wrapping_sub(self.slots[self.sets[set].slots[way] as usize].batch)
+        };
+        let (set, way) = sets
+            .into_iter()
+            .flat_map(|set| (0..WAYS).map(move |way| (set, way)))
+            .filter(|place| batches_ago(place) > 0)
+            .max_by_key(batches_ago)?;
+        let id = std::mem::replace(&mut self.sets[set].slots[way], EMPTIED);
         self.release(id);
-        Some(way)
+        Some((set, way))
     }
 
     /// Drops slots until the budget is kept: those not asked since the hand last came by and not held by this batch.
