@@ -199,7 +199,7 @@ fn a_batch_never_loses_a_slot_it_points_to() {
 }
 
 /// Asked in turn, names that share a set with more than have room there would each lose its place before it is asked again. Of
-/// those that fill 56 % of the ways that is one in twelve, if each had but one set; one in a thousand has two full ones.
+/// those that fill 56 % of the ways that is one in twelve, if each had but one set; one in a thousand finds two full ones.
 #[test]
 fn names_that_fill_half_the_table_stay_in_it() {
     const NAMES: u16 = 9_200;
@@ -220,6 +220,20 @@ fn names_that_fill_half_the_table_stay_in_it() {
     let asked = 2 * usize::from(NAMES);
     assert!(ready * 1000 > asked * 995, "{ready} of {asked} were at hand");
     assert!(near.bytes() < near.budget());
+}
+
+#[test]
+fn a_slot_that_the_batch_points_to_is_not_due_within_its_last_second() {
+    let mut near = Near::new(1 << 20, true);
+    let key = key(1, rtype::A);
+    near.begin_batch(0);
+    let now = Now(2_100);
+    let slot = near.fill(&key, &entry(&key, &addresses(1, 7, 1), Now(1_500)), now).unwrap();
+    assert_eq!(near.find(key.hash(), &key.question(), now), Found::Ready(slot));
+    near.begin_batch(0);
+    assert_eq!(near.find(key.hash(), &key.question(), now), Found::Due(slot));
+    near.renew(slot, &entry(&key, &addresses(9, 8, 1), Now(1_600)), now);
+    assert_eq!(near.find(key.hash(), &key.question(), now), Found::Ready(slot));
 }
 
 #[test]
@@ -354,6 +368,8 @@ proptest! {
                         prop_assert!(known.is_none(), "a fresh answer was not found");
                         continue;
                     };
+                    // Asked again in the same batch, it is the same slot: an answer points to it.
+                    prop_assert_eq!(near.find(key.hash(), &key.question(), now), Found::Ready(slot));
                     let served = near.served(slot);
                     let served_kind = served.entry.kind();
                     let body = bytes_of(&mut near, slot, now);

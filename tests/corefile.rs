@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use nodens::cli::{self, Command, ImportCorefile};
 use nodens::config;
@@ -86,9 +86,8 @@ fn strict_fails_exactly_where_something_is_lost() {
     }
 }
 
-#[test]
-fn what_cannot_be_written_is_told_with_what_is_lost() {
-    let zones = format!("{}.example {}.example", "[".repeat(33), "[".repeat(32));
+/// What the program makes of a Corefile on its standard input.
+fn import_standard_input(text: &str) -> Output {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_nodens"))
         .args(["import-corefile", "-"])
         .stdin(Stdio::piped())
@@ -96,12 +95,30 @@ fn what_cannot_be_written_is_told_with_what_is_lost() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let text = format!("{zones} {{\n forward . 192.0.2.1\n unheard_of\n}}\n");
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn what_cannot_be_written_is_told_with_what_is_lost() {
+    let zones = format!("{}.example {}.example", "[".repeat(33), "[".repeat(32));
+    let output = import_standard_input(&format!("{zones} {{\n forward . 192.0.2.1\n unheard_of\n}}\n"));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{stderr}");
     assert!(output.stdout.is_empty());
     assert!(stderr.contains("unheard_of"), "{stderr}");
     assert!(stderr.contains("standard input: the nodens.yaml it becomes: is not valid YAML"), "{stderr}");
+}
+
+#[test]
+fn standard_input_is_taken_whole_or_not_at_all() {
+    let block = ".:53 {\n forward . 192.0.2.1\n}\n";
+    let text = |len: usize| format!("{block}{}", "#".repeat(len - block.len()));
+    let output = import_standard_input(&text(1 << 20));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = import_standard_input(&text((1 << 20) + 1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(stderr.contains("standard input: cannot be read: it has more than 1 MiB"), "{stderr}");
 }

@@ -140,7 +140,8 @@ impl Near {
     pub fn new(budget: usize, rotate: bool) -> Self {
         /// What a name takes in a cluster's mix, about: slot and entry.
         const USUAL: usize = 256;
-        /// Ways filled on average when the budget is spent: few enough that both sets of a name are rarely full.
+        /// Ways filled on average when the budget is spent, or up to twice as many: sets are a power of two. Few enough that both
+        /// sets of a name are rarely full with the budget that is the default.
         const FILLED: usize = WAYS * 3 / 4;
         // A power of two, and rather too few than too many: all of it is resident.
         let sets = 1 << (budget / USUAL / FILLED).clamp(1, 1 << 24).ilog2();
@@ -161,7 +162,7 @@ impl Near {
     /// Begins a batch: slots of the last one may be changed and dropped from here on. A store of another `generation`
     /// than the last empties the table.
     pub fn begin_batch(&mut self, generation: u64) {
-        // Slot numbers wrap after 4 billion batches; a slot untouched since then is merely kept for one batch more.
+        // Batch numbers wrap after 4 billion batches; a slot untouched since then is merely kept for one batch more.
         self.batch = self.batch.wrapping_add(1);
         if self.generation != generation {
             self.generation = generation;
@@ -229,7 +230,9 @@ impl Near {
             // A way that was emptied keeps its tag.
             let Some(slot) = self.slots.get_mut(id as usize) else { continue };
             if slot.entry.as_ref().is_some_and(|entry| entry.is_asked(question)) {
-                if !slot.holds(now) {
+                // Once in a batch is enough: what an answer of this batch points to stays as it is, also where its time ends
+                // within this second.
+                if !slot.holds(now) && slot.batch != self.batch {
                     return Found::Due(SlotId(id));
                 }
                 slot.batch = self.batch;
@@ -375,7 +378,11 @@ impl Near {
     fn release(&mut self, id: u32) {
         let slot = &mut self.slots[id as usize];
         self.bytes -= slot.size();
-        (slot.entry, slot.copy) = (None, None);
+        let hits = u32::from(std::mem::take(&mut slot.hits));
+        if let Some(entry) = slot.entry.take() {
+            entry.add_hits(hits);
+        }
+        slot.copy = None;
         self.free.push(id);
     }
 

@@ -1,7 +1,6 @@
 //! `nodens import-corefile`.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
 use super::{EXIT_NO_EQUIVALENT, EXIT_OK, EXIT_USAGE, Exit, ImportCorefile};
@@ -29,12 +28,7 @@ pub fn import_corefile(
     let inputs = inputs(arguments, environment)?;
     let (file, import) = if arguments.file == Path::new("-") {
         let file = Path::new("standard input");
-        let mut text = String::new();
-        std::io::stdin()
-            .take(MAX_STDIN)
-            .read_to_string(&mut text)
-            .map_err(|source| CorefileError::Read { file: file.to_owned(), source })?;
-        (file, corefile::import(&text, file, &inputs)?)
+        (file, corefile::import_from(std::io::stdin(), file, &inputs)?)
     } else {
         (arguments.file.as_path(), corefile::import_file(&arguments.file, &inputs)?)
     };
@@ -60,9 +54,6 @@ impl From<CorefileError> for Exit {
         Self { code: EXIT_USAGE, message: format!("{error}\n") }
     }
 }
-
-/// Most bytes read from standard input: what a ConfigMap can hold.
-const MAX_STDIN: u64 = 1 << 20;
 
 /// Where Kubernetes tells the address of the manifest's upstream service.
 const CLUSTER_DNS_VARIABLE: &str = "KUBE_DNS_UPSTREAM_SERVICE_HOST";

@@ -14,6 +14,7 @@ mod translate;
 mod values;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -134,6 +135,11 @@ pub enum CorefileError {
 pub fn import(text: &str, file: &Path, inputs: &Inputs) -> Result<Import, CorefileError> {
     let parsed = parser::parse(text, file, &inputs.environment)?;
     Ok(translate::translate(parsed, inputs))
+}
+
+/// Reads and translates a Corefile of at most 1 MiB, which errors call `file`. Relative imports are looked up beside that.
+pub fn import_from(source: impl Read, file: &Path, inputs: &Inputs) -> Result<Import, CorefileError> {
+    import(&parser::read_from(source, file)?, file, inputs)
 }
 
 /// Reads and translates a Corefile of at most 1 MiB.

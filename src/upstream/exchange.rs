@@ -115,13 +115,14 @@ impl<'a> Exchange<'a> {
         attempt: usize,
         message: Vec<u8>,
         header: Header,
-        now: Instant,
+        read: Instant,
     ) -> Option<Result<Reply, ExchangeError>> {
         let (endpoint, over_udp, hedge) = self.flight.attempts(|attempts| {
             let this = &attempts[attempt];
             (Rc::clone(&this.endpoint), matches!(this.sent, Some(Sent::Udp(_))), this.hedge)
         });
         if over_udp && header.truncated && self.group.settings().tcp_after_truncation {
+            let now = Instant::now();
             self.flight.settle(attempt);
             self.behind_at = None;
             self.hedge_at = Some(now + endpoint.hedge_delay());
@@ -132,8 +133,8 @@ impl<'a> Exchange<'a> {
             endpoint.metrics.hedges_won.inc();
             self.group.hedge_won();
         }
-        self.count_lost_hedges(attempt, now);
-        endpoint.metrics.replied(header.rcode, (now - self.started).as_secs_f64());
+        self.count_lost_hedges(attempt, read);
+        endpoint.metrics.replied(header.rcode, (read - self.started).as_secs_f64());
         let reply = Reply { message, endpoint: endpoint.label.clone(), truncated: header.truncated };
         if !MAY_BE_BETTER_ELSEWHERE.contains(&header.rcode) {
             return Some(Ok(reply));
@@ -145,6 +146,7 @@ impl<'a> Exchange<'a> {
         if self.has_open_attempt() {
             return None;
         }
+        let now = Instant::now();
         match self.untried(now) {
             Some(other) if self.attempt(&other, now, Attempt::FIRST).is_ok() => {
                 self.hedge_at = Some(now + other.hedge_delay());

@@ -300,10 +300,16 @@ fn error(at: &Position, message: impl Into<String>) -> CorefileError {
 
 /// Reads a regular file of at most [`MAX_BYTES`].
 pub(super) fn read(file: &Path) -> Result<String, CorefileError> {
+    let opened =
+        std::fs::File::open(file).map_err(|source| CorefileError::Read { file: file.to_owned(), source })?;
+    read_from(opened, file)
+}
+
+/// Reads at most [`MAX_BYTES`] from `source`, which errors call `file`.
+pub(super) fn read_from(source: impl Read, file: &Path) -> Result<String, CorefileError> {
     let failed = |source| CorefileError::Read { file: file.to_owned(), source };
-    let opened = std::fs::File::open(file).map_err(failed)?;
     let mut bytes = Vec::new();
-    opened.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    source.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(failed(std::io::Error::other("it has more than 1 MiB")));
     }

@@ -326,20 +326,6 @@ pub(super) fn key_of(name: &str) -> crate::cache::Key {
     let name = crate::config::name::to_wire(name).unwrap();
     Key::new(&Question { name: &name, qtype: 1, qclass: 1, flags: KeyFlags::default() }, Seed::of_process())
 }
-#[test]
-fn a_lookup_takes_little_memory() {
-    use std::rc::Rc;
-
-    use crate::resolver::Resolver;
-    use crate::resolver::flight::Flight;
-    use crate::upstream::Group;
-
-    fn size<F>(_: impl FnOnce(Rc<Resolver<Group>>, Rc<Flight<Group>>) -> F) -> usize {
-        size_of::<F>()
-    }
-    let bytes = size(Resolver::fly);
-    assert!(bytes <= 2048, "the future of each lookup under way takes {bytes} bytes");
-}
 
 /// There are as many of these futures as lookups under way, and above 1,024 bytes mimalloc takes its slow way.
 #[test]
