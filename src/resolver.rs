@@ -149,6 +149,10 @@ impl<U: Exchange> Resolver<U> {
                     Job::Prefetch(entry) => self.prefetch(entry),
                 }
             }
+            // What was answered at once need not wait for the first step of all the lookups that were started.
+            if self.outbox.borrow().len() >= JOBS_AT_ONCE {
+                self.flush_now();
+            }
         }
         let drain = self.config.borrow().listen.drain.0;
         self.finish(drain.saturating_sub(DRAIN_RESERVE)).await;

@@ -1,9 +1,11 @@
-//! Answers made here, in the form the cache keeps: records whose owner is the question's name, or a suffix of it.
+//! Answers made here, in the form the cache keeps: records whose owner is the question's name, or a suffix of it. Of more
+//! records than a message has room for the first are taken: no protocol carries the others.
 
 use std::net::IpAddr;
 
 use crate::wire::answer::{Answer, Kind, ttl_offsets};
-use crate::wire::{CLASS_IN, HEADER_LEN, rcode, rtype};
+use crate::wire::name::MAX_NAME;
+use crate::wire::{CLASS_IN, HEADER_LEN, MAX_MESSAGE, rcode, rtype};
 
 /// The answer to a question of type `qtype` for a name that has `addresses`: those of the asked family, all of them for
 /// ANY, and NODATA where there are none (RFC 2308 §2.2). `name` is the question's name, `apex_len` as in
@@ -59,6 +61,13 @@ const QUESTION: u16 = 0xc000 | HEADER_LEN as u16;
 /// MNAME and RNAME of a zone that exists here only: `localhost.` and `nobody.invalid.` (RFC 6303 §3, RFC 2606 §2).
 const SOA_NAMES: &[u8] = b"\x09localhost\x00\x06nobody\x07invalid\x00";
 
+/// Bytes of a record before its data, where its owner is a pointer.
+const RECORD: usize = 12;
+
+/// Bytes of records for which every message has room, behind its header and the longest question, with an OPT record and an
+/// extended error (RFC 1035 §4.2.2, RFC 6891 §6.1.2, RFC 8914 §2).
+const MAX_BODY: usize = MAX_MESSAGE - HEADER_LEN - MAX_NAME - 4 - 11 - 6;
+
 #[derive(Default)]
 struct Builder {
     body: Vec<u8>,
@@ -67,6 +76,9 @@ struct Builder {
 
 impl Builder {
     fn push(&mut self, owner: u16, rtype: u16, ttl: u32, rdata: &[u8]) {
+        if self.body.len() + RECORD + rdata.len() > MAX_BODY {
+            return;
+        }
         self.body.extend_from_slice(&owner.to_be_bytes());
         self.body.extend_from_slice(&rtype.to_be_bytes());
         self.body.extend_from_slice(&CLASS_IN.to_be_bytes());
@@ -124,6 +136,20 @@ mod tests {
         assert_eq!(message.authorities[0].name.to_ascii(), "example.");
         assert_eq!(message.authorities[0].ttl, 60);
         assert!(matches!(&message.authorities[0].data, RData::SOA(soa) if soa.minimum == 60));
+    }
+
+    #[test]
+    fn no_answer_has_more_records_than_a_message_has_room_for() {
+        let many = vec!["10.0.0.7".parse().unwrap(); 5_000];
+        let names = vec![&b"\x01a\x00"[..]; 5_000];
+        for answer in [addresses(NAME, NAME.len(), rtype::A, &many, 60), pointers(names, 60)] {
+            let records = usize::from(answer.counts[0]);
+            assert!((4_000..5_000).contains(&records), "{records}");
+            assert_eq!((answer.ttl_at.len(), answer.body.len() % records), (records, 0));
+            assert!(answer.body.len() <= MAX_BODY && answer.body.len() + 16 > MAX_BODY);
+            let message = read(NAME, rtype::A, &answer);
+            assert_eq!(message.answers.len(), records);
+        }
     }
 
     #[test]

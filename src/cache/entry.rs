@@ -7,6 +7,7 @@ use triomphe::ThinArc;
 use super::key::{Key, KeyFlags, Question, Seed};
 use super::time::Now;
 use crate::sys::prefetch;
+use crate::wire::MAX_MESSAGE;
 use crate::wire::answer::{Answer, Kind};
 use crate::wire::name::folds_to;
 use crate::wire::reply::Parts;
@@ -119,6 +120,7 @@ const PREFETCH_ASKED: u16 = 1 << 15;
 impl Entry {
     /// An entry that answers `key` with `answer` for `answer.ttl` seconds.
     pub fn new(key: &Key, answer: &Answer, origin: Origin) -> Self {
+        debug_assert!(answer.body.len() <= MAX_MESSAGE, "whoever makes answers sees to it");
         let mut data = Vec::with_capacity(key.name().len() + answer.body.len() + 2 * answer.ttl_at.len());
         data.extend_from_slice(key.name());
         data.extend_from_slice(&answer.body);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache as Moka;
 
 use super::entry::{Entry, Freshness, Origin};
@@ -265,7 +266,7 @@ impl Store {
         {
             for (key, entry) in &table.entries {
                 if now.millis_since(entry.stored()) >= (entry.kept_for() + grace) * 1000 {
-                    table.remove(*key);
+                    table.remove_only(*key, &entry);
                 }
             }
         }
@@ -345,6 +346,17 @@ impl Table {
         }
     }
 
+    /// Removes what is there only if it is `entry`: the miss path may have kept another one meanwhile.
+    fn remove_only(&self, hash: u64, entry: &Entry) {
+        let done = self.entries.entry(hash).and_compute_with(|there| match there {
+            Some(there) if there.value().is(entry) => Op::Remove,
+            _ => Op::Nop,
+        });
+        if matches!(done, CompResult::Removed(_)) {
+            self.removed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn stats(&self) -> TableStats {
         self.entries.run_pending_tasks();
         let entries = self.entries.entry_count();
@@ -398,6 +410,20 @@ mod tests {
         assert_eq!((stats.positive.entries, stats.negative.entries), (1, 0));
         assert_eq!((stats.positive.evictions, stats.negative.evictions), (0, 0));
         assert_eq!(entries[4].sharers(), 2, "ours and the table's");
+    }
+
+    #[test]
+    fn a_sweep_takes_out_only_what_it_looked_at() {
+        let (store, key) = (store(), key());
+        let old = store.insert(&key, &Answer::empty(0, Kind::Positive, 1), Origin::default());
+        let new = store.insert(&key, &Answer::empty(0, Kind::Positive, 60), Origin::default());
+        let tables = store.tables.load();
+        tables.positive.remove_only(key.hash(), &old);
+        assert!(tables.positive.get(&key).is_some_and(|entry| entry.is(&new)));
+        tables.positive.remove_only(key.hash(), &new);
+        assert!(tables.positive.get(&key).is_none());
+        let stats = store.stats().positive;
+        assert_eq!((stats.entries, stats.evictions), (0, 0));
     }
 
     #[test]

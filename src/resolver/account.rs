@@ -1,7 +1,7 @@
 //! Who is told what the miss path answered: the counters by listener and the query log hang on it.
 
 use crate::cache::{Key, Now};
-use crate::observe::{Outcome, ShedReason, ZoneId};
+use crate::observe::{Outcome, Server, ShedReason, ZoneId};
 use crate::server::client::Client;
 
 /// What became of one query. Everything is borrowed for the call.
@@ -31,6 +31,6 @@ pub trait Account {
     /// A query was turned away; [`Account::answered`] follows for the answer that says so.
     fn shed(&self, client: &Client, reason: ShedReason);
 
-    /// The kernel took so many replies less than there were.
-    fn refused(&self, replies: usize);
+    /// The kernel did not take so many of the replies that were to leave by `server`.
+    fn refused(&self, server: Server, replies: usize);
 }

@@ -45,11 +45,12 @@ impl Failed {
 
     /// The upstream answered with another rcode than NOERROR and NXDOMAIN.
     ///
-    /// It is passed on as it is: clients tell REFUSED and NOTIMP from SERVFAIL. FORMERR and BADVERS speak of our own
-    /// query, so the client gets SERVFAIL for them.
+    /// It is passed on as it is: clients tell REFUSED and NOTIMP from SERVFAIL. FORMERR, BADVERS and the other
+    /// extended rcodes speak of our own query or hop (RFC 6895 §2.3), and say another thing to a client without EDNS, which
+    /// sees four of their bits: the client gets SERVFAIL for them.
     pub(super) fn answered(answer: Answer) -> Self {
         match answer.rcode {
-            rcode::FORMERR | rcode::BADVERS => Self::servfail(ede::INVALID_DATA, Memory::Backoff),
+            rcode::FORMERR | FIRST_EXTENDED.. => Self::servfail(ede::INVALID_DATA, Memory::Backoff),
             _ => Self { answer, extended_error: None, memory: Memory::Backoff },
         }
     }
@@ -93,3 +94,6 @@ impl From<Result<Answer, AnswerError>> for Looked {
         }
     }
 }
+
+/// The first rcode that takes an OPT record to tell (RFC 6891 §6.1.3).
+const FIRST_EXTENDED: u16 = 16;

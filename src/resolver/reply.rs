@@ -102,10 +102,8 @@ impl<U: Exchange> Resolver<U> {
 
     pub(super) fn flush_now(&self) {
         self.flush_due.set(false);
-        let flushed = self.outbox.borrow_mut().flush();
-        if flushed.refused > 0 {
-            self.context.account.refused(flushed.refused);
-        }
+        let refused = |server, replies| self.context.account.refused(server, replies);
+        self.outbox.borrow_mut().flush(refused);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::cache::Now;
 use crate::observe::query_log::Entry;
-use crate::observe::{QueryLogger, Server, SharedTally, ShedReason, Tallies};
+use crate::observe::{DropReason, QueryLogger, Server, SharedTally, ShedReason, Tallies};
 use crate::resolver::account::{Account, Answered};
 use crate::server::client::Client;
 
@@ -26,8 +26,7 @@ impl Ledger {
         Self { tallies, of_server: RefCell::default(), logger: RefCell::new(logger), answered }
     }
 
-    fn tally(&self, client: &Client) -> SharedTally {
-        let server = client.way.server();
+    fn tally(&self, server: Server) -> SharedTally {
         let mut of_server = self.of_server.borrow_mut();
         of_server.entry(server).or_insert_with(|| self.tallies.shared(server)).clone()
     }
@@ -37,7 +36,7 @@ impl Account for Ledger {
     fn answered(&self, answered: &Answered<'_>) {
         let Answered { client, key, zone, outcome, upstream, reply_len, now } = *answered;
         self.answered.fetch_add(1, Ordering::Relaxed);
-        let tally = self.tally(client);
+        let tally = self.tally(client.way.server());
         let micros = micros_between(client.received, now);
         tally.query(zone, key.qtype(), client.query_len(), key.flags().dnssec_ok());
         tally.response(zone, outcome, reply_len, micros);
@@ -59,12 +58,14 @@ impl Account for Ledger {
     }
 
     fn shed(&self, client: &Client, reason: ShedReason) {
-        self.tally(client).shed(reason);
+        self.tally(client.way.server()).shed(reason);
     }
 
-    fn refused(&self, replies: usize) {
-        // Whose they were is not known any more; they belong to the process.
-        tracing::debug!(replies, "the kernel took no answer");
+    fn refused(&self, server: Server, replies: usize) {
+        let tally = self.tally(server);
+        for _ in 0..replies {
+            tally.dropped(DropReason::Send);
+        }
     }
 }
 

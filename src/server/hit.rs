@@ -319,6 +319,14 @@ impl HitPath {
         let key = &Key::of(&Query::again(datagram.bytes(), facts), self.seed);
         let last = due.and_then(|slot| self.near.take_hits(slot));
         let entry = match (self.store.find(key, self.now), last) {
+            // Evicted, and looked up since for someone else, who had nothing to fall back on.
+            (Ok(failure), Some((old, _)))
+                if failure.kind() == Kind::Failure
+                    && old.kind() != Kind::Failure
+                    && old.freshness(self.now) == Freshness::Fresh =>
+            {
+                old
+            }
             (Ok(entry), Some((old, hits))) => {
                 entry.add_hits(if entry.is(&old) { hits + 1 } else { 1 });
                 entry

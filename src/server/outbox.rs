@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::client::{Client, Way};
+use crate::observe::{Proto, Server};
 use crate::sys::mmsg::Outgoing;
 use crate::sys::socket::UdpListener;
 use crate::wire::reply::{Asked, Parts, Ttls, push_reply, push_truncated};
@@ -23,15 +24,6 @@ struct Datagram {
     peer: SocketAddr,
     start: usize,
     end: usize,
-}
-
-/// What became of the datagrams of one flush.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flushed {
-    /// Taken by the kernel.
-    pub sent: usize,
-    /// Refused by the kernel: a full send buffer, an unreachable peer.
-    pub refused: usize,
 }
 
 /// What went to a client, or will.
@@ -105,24 +97,58 @@ impl Outbox {
         self.datagrams.is_empty()
     }
 
-    /// Sends the datagrams, those of one socket in one batch.
-    pub fn flush(&mut self) -> Flushed {
-        let mut flushed = Flushed::default();
+    /// Datagrams that wait to be flushed.
+    pub fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    /// Sends the datagrams, those of one socket in one batch. `refused` is told whose datagrams the kernel did not take, and how
+    /// many: a full send buffer, an unreachable peer, a rule that drops them.
+    pub fn flush(&mut self, mut refused: impl FnMut(Server, usize)) {
         // Almost always one listener, and then already in order; stable, so each socket keeps its replies' order.
         self.datagrams.sort_by_key(|datagram| Arc::as_ptr(&datagram.listener).addr());
         for of_listener in self.datagrams.chunk_by(|a, b| Arc::ptr_eq(&a.listener, &b.listener)) {
             let datagrams = of_listener.iter().map(|d| (d.peer, &self.bytes[d.start..d.end]));
             let (sent, _) = self.outgoing.send(of_listener[0].listener.as_fd(), datagrams);
-            flushed.sent += sent;
-            flushed.refused += of_listener.len() - sent;
+            if sent < of_listener.len() {
+                let address = of_listener[0].listener.address();
+                refused(Server { address, proto: Proto::Udp }, of_listener.len() - sent);
+            }
         }
         self.datagrams.clear();
         self.bytes.clear();
         // A burst of large replies must not be remembered forever.
         self.bytes.shrink_to(KEPT_BYTES);
-        flushed
     }
 }
 
 /// Bytes of reply buffer kept between flushes: a batch of usual replies.
 const KEPT_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Now;
+    use crate::wire::query::Query;
+    use crate::wire::reply::Transport;
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_told_by_listener() {
+        let listener = Arc::new(UdpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+        let packet = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+        let query = Query::parse(packet).unwrap();
+        let mut outbox = Outbox::default();
+        // A socket on loopback has no way to another network: refused at once, and nothing leaves.
+        for peer in ["203.0.113.1:53", "127.0.0.1:9", "203.0.113.2:53"] {
+            let transport = Transport::Udp { max_payload: 1232 };
+            let way = Way::Udp(Arc::clone(&listener));
+            let client = Client::new(&query, transport, peer.parse().unwrap(), Now::default(), way);
+            outbox.reply_truncated(&client, rcode::NOERROR);
+        }
+        assert_eq!(outbox.len(), 3);
+        let mut told = Vec::new();
+        outbox.flush(|server, replies| told.push((server, replies)));
+        assert_eq!(told, [(Server { address: listener.address(), proto: Proto::Udp }, 2)]);
+        assert!(outbox.is_empty());
+    }
+}

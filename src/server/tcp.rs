@@ -30,7 +30,7 @@ use crate::resolver::admission::{self, Admission, Channel};
 use crate::resolver::job::{Job, Jobs, Miss};
 use crate::sys::clock;
 use crate::wire::MAX_MESSAGE;
-use crate::wire::query::{Query, Rejection};
+use crate::wire::query::{Ignored, Query, Rejection};
 use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
 use crate::wire::rotation::Addresses;
 
@@ -411,8 +411,11 @@ impl Connection {
     fn answer(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         let query = match Query::parse(message) {
             Ok(query) => query,
-            Err(Rejection::Ignore(_)) => {
-                self.tally.dropped(DropReason::Malformed);
+            Err(Rejection::Ignore(ignored)) => {
+                self.tally.dropped(match ignored {
+                    Ignored::Short => DropReason::Malformed,
+                    Ignored::Response => DropReason::Response,
+                });
                 // Nothing that could be answered will follow from such a client.
                 return Err(io::ErrorKind::InvalidData.into());
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{Edns, ResponseCode};
 use hickory_proto::rr::RecordType;
 
 use super::flights::key_of;
@@ -77,8 +77,16 @@ fn refused_and_notimp_pass_as_they_are_and_formerr_is_our_own_fault() {
             (ResponseCode::ServFail, ResponseCode::ServFail),
             (ResponseCode::YXDomain, ResponseCode::YXDomain),
             (ResponseCode::FormErr, ResponseCode::ServFail),
+            // Without an OPT record the client would read four bits of them: NXDOMAIN and YXRRSET.
+            (ResponseCode::BADALG, ResponseCode::ServFail),
+            (ResponseCode::BADCOOKIE, ResponseCode::ServFail),
         ] {
-            let world = World::new(FORWARD, rcode(theirs));
+            let says = move |query: &_| {
+                let mut reply = reply_to(query, theirs);
+                reply.set_edns(Edns::new());
+                says(&reply)
+            };
+            let world = World::new(FORWARD, says);
             assert_eq!(world.ask(NAME, RecordType::A).await.metadata.response_code, ours, "{theirs}");
             assert_eq!(
                 world.ask(NAME, RecordType::A).await.metadata.response_code,

@@ -18,7 +18,7 @@ use crate::cache::key::Seed;
 use crate::cache::store::Budgets;
 use crate::cache::{Key, Now, Store};
 use crate::config::{self, Config};
-use crate::observe::{Counters, ShedReason, Source, Zones};
+use crate::observe::{Counters, Server, ShedReason, Source, Zones};
 use crate::resolver::exchange::{Exchange, ExchangeError, Query, Reply};
 use crate::resolver::job::{Job, Miss};
 use crate::resolver::{Account, Answered, Context, Handle, Resolver, control};
@@ -87,7 +87,7 @@ impl Account for Rc<Told> {
         self.sheds.borrow_mut().push(reason);
     }
 
-    fn refused(&self, _: usize) {}
+    fn refused(&self, _: Server, _: usize) {}
 }
 
 /// All of it.
