@@ -141,7 +141,11 @@ impl<U: Exchange> Resolver<U> {
             spawn_local(Rc::clone(&self).watch_files()),
         ];
         let mut batch = Vec::with_capacity(JOBS_AT_ONCE);
-        while jobs.recv_many(&mut batch, JOBS_AT_ONCE).await > 0 {
+        loop {
+            let taken = jobs.recv_many(&mut batch, JOBS_AT_ONCE).await;
+            if taken == 0 {
+                break;
+            }
             let now = (self.context.clock)();
             for job in batch.drain(..) {
                 match job {
@@ -152,6 +156,10 @@ impl<U: Exchange> Resolver<U> {
             // What was answered at once need not wait for the first step of all the lookups that were started.
             if self.outbox.borrow().len() >= JOBS_AT_ONCE {
                 self.flush_now();
+            }
+            // Nor is the channel emptied before anything of it goes out: a burst fills it, and tokio would let that pass.
+            if taken == JOBS_AT_ONCE {
+                tokio::task::yield_now().await;
             }
         }
         let drain = self.config.borrow().listen.drain.0;
@@ -189,7 +197,7 @@ impl<U: Exchange> Resolver<U> {
         {
             return self.reply_fresh(&client, &key, entry, now);
         }
-        let flight = self.flights.borrow().find(&key, recursion_desired);
+        let flight = self.flights.borrow().find(&key, recursion_desired, self.epoch.get());
         if let Some(flight) = flight {
             return self.join(&flight, client, now);
         }
@@ -261,7 +269,7 @@ impl<U: Exchange> Resolver<U> {
     /// A popular answer nears its end: looks it up anew, with nobody waiting.
     fn prefetch(self: &Rc<Self>, entry: Entry) {
         let key = Key::new(&entry.question(), self.seed);
-        if self.flights.borrow().find(&key, true).is_some() {
+        if self.flights.borrow().find(&key, true, self.epoch.get()).is_some() {
             return entry.release_prefetch();
         }
         let tables = Rc::clone(&self.tables.borrow());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use super::{Check, Cleanup, EXIT_FAILURE, EXIT_OK, EXIT_USAGE, Exit, ImportCorefile, Run};
 use crate::authority::ZoneFile;
@@ -16,7 +17,7 @@ pub fn load(run: &Run) -> Result<Loaded, ConfigError> {
             let (loaded, findings) = config::corefile::load_node_cache(flags, &environment())?;
             for finding in findings.iter().filter(|finding| finding.kind.is_loss()) {
                 // The log takes its level from this configuration, so it is not there yet.
-                eprintln!("nodens: {finding}");
+                let _ = writeln!(std::io::stderr(), "nodens: {finding}");
             }
             Ok(loaded)
         }
@@ -71,8 +72,9 @@ pub fn check(check: &Check) -> Result<Exit, Exit> {
 pub fn import_corefile(arguments: &ImportCorefile) -> Result<Exit, Exit> {
     let imported = super::import::import_corefile(arguments, &environment())?;
     // Two streams: the YAML can be redirected into a file while the report is read.
-    eprint!("{}", imported.report);
-    print!("{}", imported.yaml);
+    // Whoever reads them may be gone.
+    let _ = std::io::stderr().write_all(imported.report.as_bytes());
+    let _ = std::io::stdout().write_all(imported.yaml.as_bytes());
     Ok(Exit { code: imported.code, message: String::new() })
 }
 

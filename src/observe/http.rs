@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -19,7 +20,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::metrics::Metrics;
@@ -163,6 +164,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 const BACKLOG: i32 = 128;
 
 async fn accept(listener: TcpListener, routes: Routes, metrics: Metrics) {
+    let scrapes = Arc::new(Semaphore::new(SCRAPES_AT_ONCE));
     let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(MAX_CONNECTIONS);
     let mut server = http1::Builder::new();
     server
@@ -190,8 +192,8 @@ async fn accept(listener: TcpListener, routes: Routes, metrics: Metrics) {
         {
             oldest.abort();
         }
-        let (server, metrics) = (server.clone(), metrics.clone());
-        let connection = tokio::spawn(async move { serve(&server, stream, routes, metrics).await });
+        let (server, metrics, scrapes) = (server.clone(), metrics.clone(), Arc::clone(&scrapes));
+        let connection = tokio::spawn(async move { serve(&server, stream, routes, metrics, scrapes).await });
         open.push_back(connection.abort_handle());
     }
 }
@@ -199,10 +201,19 @@ async fn accept(listener: TcpListener, routes: Routes, metrics: Metrics) {
 /// How long to wait after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-async fn serve(server: &http1::Builder, stream: TcpStream, routes: Routes, metrics: Metrics) {
+async fn serve(
+    server: &http1::Builder,
+    stream: TcpStream,
+    routes: Routes,
+    metrics: Metrics,
+    scrapes: Arc<Semaphore>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let metrics = metrics.clone();
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), routes, metrics).await) }
+        let (metrics, scrapes) = (metrics.clone(), Arc::clone(&scrapes));
+        async move {
+            let path = request.uri().path();
+            Ok::<_, Infallible>(answer(request.method(), path, routes, metrics, scrapes).await)
+        }
     });
     let connection = server.serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
@@ -212,11 +223,22 @@ async fn serve(server: &http1::Builder, stream: TcpStream, routes: Routes, metri
     }
 }
 
-async fn answer(method: &Method, path: &str, routes: Routes, metrics: Metrics) -> Response<Full<Bytes>> {
-    let route = match path {
-        "/metrics" if routes.metrics => metrics_text,
-        "/health" if routes.health => health,
-        "/ready" if routes.health => ready,
+/// Scrapes at a time, at each listener. A client that does not wait for its answer leaves the scrape behind, and threads are
+/// bounded by hundreds only.
+const SCRAPES_AT_ONCE: usize = 1;
+
+async fn answer(
+    method: &Method,
+    path: &str,
+    routes: Routes,
+    metrics: Metrics,
+    scrapes: Arc<Semaphore>,
+) -> Response<Full<Bytes>> {
+    type Route = fn(&Metrics) -> Response<Full<Bytes>>;
+    let (route, takes_long): (Route, _) = match path {
+        "/metrics" if routes.metrics => (metrics_text, true),
+        "/health" if routes.health => (health, false),
+        "/ready" if routes.health => (ready, false),
         _ => return plain(StatusCode::NOT_FOUND, "not found\n"),
     };
     if method != Method::GET && method != Method::HEAD {
@@ -224,8 +246,18 @@ async fn answer(method: &Method, path: &str, routes: Routes, metrics: Metrics) -
         response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
         return response;
     }
+    if !takes_long {
+        return route(&metrics);
+    }
     // A scrape reads files and sums every counter: not on a thread that answers DNS.
-    let answered = tokio::task::spawn_blocking(move || route(&metrics)).await;
+    let Ok(scrape) = scrapes.acquire_owned().await else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+    };
+    let answered = tokio::task::spawn_blocking(move || {
+        let _until_done = scrape;
+        route(&metrics)
+    })
+    .await;
     answered.unwrap_or_else(|error| plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
 }
 

@@ -95,8 +95,8 @@ impl Admission {
     fn places(&self, client: IpAddr) -> [usize; ROWS] {
         let bits = match client {
             IpAddr::V4(v4) => u128::from(v4.to_bits()),
-            // Whoever has a /64 has all its addresses.
-            IpAddr::V6(v6) => v6.to_bits() >> 64 | 1 << 127,
+            // The whole of it: the pods of a node share a /64.
+            IpAddr::V6(v6) => v6.to_bits(),
         };
         let folded = bits as u64 ^ (bits >> 64) as u64;
         self.seeds.map(|seed| {

@@ -62,16 +62,17 @@ pub(super) struct Bounds {
     client_share: f64,
 }
 
-/// A question's hash, and RD.
+/// A question's hash, RD, and the configuration: a lookup under an earlier one may ask where nobody is any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Id {
     hash: u64,
     recursion_desired: bool,
+    epoch: u64,
 }
 
 impl std::hash::Hash for Id {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash ^ u64::from(self.recursion_desired));
+        state.write_u64(self.hash ^ u64::from(self.recursion_desired) ^ self.epoch << 1);
     }
 }
 
@@ -107,9 +108,9 @@ impl<U> Flights<U> {
         self.bounds = Bounds::new(limits);
     }
 
-    /// The lookup for this question.
-    pub(super) fn find(&self, key: &Key, recursion_desired: bool) -> Option<Rc<Flight<U>>> {
-        let flight = self.table.get(&Id { hash: key.hash(), recursion_desired })?;
+    /// The lookup for this question under the configuration `epoch`.
+    pub(super) fn find(&self, key: &Key, recursion_desired: bool, epoch: u64) -> Option<Rc<Flight<U>>> {
+        let flight = self.table.get(&Id { hash: key.hash(), recursion_desired, epoch })?;
         (flight.key == *key).then(|| Rc::clone(flight))
     }
 
@@ -142,7 +143,11 @@ impl<U> Flights<U> {
     /// Puts a lookup into the table. Where another question with the same hash is on its way, which is one chance in 2^64
     /// for two questions, nobody can join this one.
     pub(super) fn start(&mut self, start: Start<U>) -> Rc<Flight<U>> {
-        let id = Id { hash: start.key.hash(), recursion_desired: start.recursion_desired };
+        let id = Id {
+            hash: start.key.hash(),
+            recursion_desired: start.recursion_desired,
+            epoch: start.epoch,
+        };
         let Start { key, recursion_desired, zone, target, stale, refreshes, before, epoch } = start;
         let flight = Rc::new(Flight {
             key,
@@ -187,7 +192,11 @@ impl<U> Flights<U> {
 
     /// Takes the lookup out of the table.
     pub(super) fn end(&mut self, flight: &Flight<U>) {
-        let id = Id { hash: flight.key.hash(), recursion_desired: flight.recursion_desired };
+        let id = Id {
+            hash: flight.key.hash(),
+            recursion_desired: flight.recursion_desired,
+            epoch: flight.epoch,
+        };
         if let std::collections::hash_map::Entry::Occupied(place) = self.table.entry(id)
             && std::ptr::eq(&raw const **place.get(), flight)
         {

@@ -140,22 +140,23 @@ impl Connections {
             return Err(ShedReason::TcpClient);
         }
         *count += 1;
-        self.set(self.open.get() + 1);
+        self.open.set(self.open.get() + 1);
+        // Up and down: during a reload the connections of two listeners are in it.
+        if let Some(gauge) = &self.gauge {
+            gauge.inc();
+        }
         Ok(Permit { connections: Rc::clone(self), client })
     }
 
-    fn set(&self, open: usize) {
-        self.open.set(open);
-        if let Some(gauge) = &self.gauge {
-            gauge.set(i64::try_from(open).unwrap_or(i64::MAX));
-        }
-    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let connections = &self.connections;
-        connections.set(connections.open.get() - 1);
+        connections.open.set(connections.open.get() - 1);
+        if let Some(gauge) = &connections.gauge {
+            gauge.dec();
+        }
         if connections.open.get() == 0 {
             connections.closed.notify_one();
         }
@@ -183,7 +184,7 @@ pub async fn accept(
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            _ = draining.wait_for(|&draining| draining) => return,
+            _ = draining.wait_for(|&draining| draining) => return admit_queued(listener, &shared, &tally),
         };
         match accepted {
             Ok((stream, peer)) => admit(stream, peer, &shared, &tally),
@@ -192,6 +193,26 @@ pub async fn accept(
                 tracing::warn!(%error, "accepting a TCP connection");
                 tokio::time::sleep(PAUSE).await;
             }
+        }
+    }
+}
+
+/// Admits what the kernel has queued. The listener is asked itself: a connection that came after tokio last looked is unknown to
+/// it, and would be reset.
+fn admit_queued(listener: TcpListener, shared: &Rc<Shared>, tally: &SharedTally) {
+    let Ok(listener) = listener.into_std() else { return };
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                match stream {
+                    Ok(stream) => admit(stream, peer, shared, tally),
+                    Err(error) => tracing::warn!(%error, "taking over a TCP connection"),
+                }
+            }
+            Err(error) if is_transient(&error) => {}
+            // Nothing is left, or nothing more can be had.
+            Err(_) => return,
         }
     }
 }
@@ -240,6 +261,25 @@ struct Connection {
     _permit: Permit,
 }
 
+/// Lets the thread's other tasks run. Reading and writing what is ready takes nothing of tokio's budget for a task: a client that
+/// always has another query, and always reads, would have the thread to itself.
+#[derive(Default)]
+struct Passes {
+    done: u32,
+}
+
+impl Passes {
+    /// One read or write is done.
+    async fn one_more(&mut self) {
+        /// Some milliseconds at most, and a small part of a system call each.
+        const TURN: u32 = 16;
+        self.done += 1;
+        if self.done.is_multiple_of(TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Why a connection ends.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -274,6 +314,7 @@ impl Connection {
         let mut leaving = false;
         let mut open = true;
         let mut out = Vec::new();
+        let mut passes = Passes::default();
         loop {
             let may_read = open && self.in_flight < MAX_IN_FLIGHT;
             if !open && self.in_flight == 0 {
@@ -308,12 +349,14 @@ impl Connection {
                     idle.as_mut().reset(Instant::now() + LEAVING_IDLE.min(idle_timeout));
                 }
             }
+            passes.one_more().await;
             while !out.is_empty() {
                 // A query was answered: the connection is not idle. One that is never complete does not count.
                 idle.as_mut().reset(Instant::now() + if leaving { LEAVING_IDLE } else { idle_timeout });
                 if self.write(&out, idle_timeout).await.is_err() {
                     return End::Broken;
                 }
+                passes.one_more().await;
                 out.clear();
                 if out.capacity() > IDLE_ROOM {
                     out = Vec::new();

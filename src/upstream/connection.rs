@@ -23,6 +23,8 @@ pub(super) struct Connection {
     state: Cell<State>,
     waiters: RefCell<Waiters<(Rc<Flight>, usize)>>,
     outgoing: RefCell<Outgoing>,
+    /// Bytes of all queries so far, sent or not.
+    queued: Cell<u64>,
     /// When a query was last sent or a reply last read.
     used: Cell<Instant>,
     /// When a reply was last read.
@@ -81,6 +83,7 @@ impl Connection {
             state: Cell::new(State::Open),
             waiters: RefCell::default(),
             outgoing: RefCell::default(),
+            queued: Cell::new(0),
             used: Cell::new(now),
             heard: Cell::new(None),
             doubt: Cell::new(None),
@@ -124,13 +127,15 @@ impl Connection {
 
     /// Puts the query into the next batch. Returns false if the connection has no room.
     pub(super) fn send(self: &Rc<Self>, flight: &Rc<Flight>, attempt: usize, now: Instant) -> bool {
-        let Some(id) = self.waiters.borrow_mut().insert((Rc::clone(flight), attempt), now, rand::random)
-        else {
+        let message = flight.message.bytes();
+        let end = self.queued.get() + 2 + message.len() as u64;
+        let who = (Rc::clone(flight), attempt);
+        let Some(id) = self.waiters.borrow_mut().insert(who, now, end, rand::random) else {
             return false;
         };
+        self.queued.set(end);
         self.used.set(now);
         flight.sent(attempt, now, Sent::Tcp(Rc::clone(self)));
-        let message = flight.message.bytes();
         let mut outgoing = self.outgoing.borrow_mut();
         // A query is at most 12 + 255 + 4 + 11 bytes.
         outgoing.bytes.extend_from_slice(&(message.len() as u16).to_be_bytes());
@@ -210,6 +215,9 @@ impl Connection {
         if header.truncated {
             metrics.failed_truncated.inc();
             return flight.deliver(Event::Failed { attempt, failure: Failure::Truncated });
+        }
+        if matches!(header.rcode, NOERROR | NXDOMAIN) {
+            endpoint.knows(&flight.message, now, sent);
         }
         flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header, read: now });
     }
@@ -359,7 +367,7 @@ impl Driver {
         }
         if connection.doubt.get().is_some_and(|at| at <= now) {
             connection.doubt.set(None);
-            if self.is_unacknowledged() {
+            if self.is_oldest_unacknowledged() {
                 self.endpoint.failed(now);
                 return Some(Retirement::Dead);
             }
@@ -381,9 +389,14 @@ impl Driver {
         None
     }
 
-    /// Whether the peer owes an acknowledgement. Where the kernel does not say, it is taken to live.
-    fn is_unacknowledged(&self) -> bool {
-        crate::sys::tcp::unacknowledged(&self.stream).is_ok_and(|bytes| bytes > 0)
+    /// Whether the peer has not acknowledged the oldest query, whatever was sent after it. Where the kernel does not say, the
+    /// peer is taken to live.
+    fn is_oldest_unacknowledged(&self) -> bool {
+        let Some(end) = self.connection.waiters.borrow().oldest_end() else { return false };
+        let outgoing = self.connection.outgoing.borrow();
+        let unsent = (outgoing.bytes.len() - outgoing.written) as u64;
+        crate::sys::tcp::unacknowledged(&self.stream)
+            .is_ok_and(|bytes| end + bytes as u64 + unsent > self.connection.queued.get())
     }
 }
 
@@ -399,6 +412,9 @@ fn deliver<'a>(connection: &Connection, endpoint: &Endpoint, mut bytes: &'a [u8]
     bytes
 }
 
+/// Rcodes of what an upstream knows, of the four bits in the header.
+const NOERROR: u8 = 0;
+const NXDOMAIN: u8 = 3;
 /// Bytes of the buffer that all connections of a thread read into.
 pub(super) const SCRATCH: usize = 64 * 1024;
 /// A connection unused for this long is closed: CoreDNS closes at 10 s, and a query must not meet that close.

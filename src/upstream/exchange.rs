@@ -127,7 +127,8 @@ impl<'a> Exchange<'a> {
             self.behind_at = None;
             self.hedge_at = Some(now + endpoint.hedge_delay());
             self.tcp = true;
-            return self.attempt(&endpoint, now, Attempt::FIRST).err().map(Err);
+            let made = self.attempt(&endpoint, now, Attempt::FIRST);
+            return made.err().map(|error| self.give_up(error));
         }
         if hedge {
             endpoint.metrics.hedges_won.inc();
@@ -200,10 +201,8 @@ impl<'a> Exchange<'a> {
             // A connection that was closed under the query is no failure: once more, where life is proven.
             self.hedge_at = Some(now + endpoint.hedge_delay());
             let made = self.flight.attempts(|attempts| attempts[attempt].made);
-            return self
-                .attempt(&endpoint, now, Attempt { after: Some(made), ..Attempt::FIRST })
-                .err()
-                .map(Err);
+            let made = self.attempt(&endpoint, now, Attempt { after: Some(made), ..Attempt::FIRST });
+            return made.err().map(|error| self.give_up(error));
         }
         if let Some(other) = self.untried(now) {
             return self.turn_to(&other, now);
@@ -261,10 +260,10 @@ impl<'a> Exchange<'a> {
         let waiting_for_a_dial = self.flight.attempts(|attempts| {
             attempts.iter().any(|a| !a.over && a.sent.is_none() && Rc::ptr_eq(&a.endpoint, &endpoint))
         });
+        self.doubt_connections(now);
         if waiting_for_a_dial || tried >= ATTEMPTS || endpoint.is_full() {
             return;
         }
-        self.doubt_connections(now);
         // A query that was never sent may go elsewhere without asking for leave, and a datagram may have been lost.
         let unsent = self.flight.attempts(|attempts| attempts.iter().all(|a| a.over || a.sent.is_none()));
         let lost_datagram = self.group.settings().udp

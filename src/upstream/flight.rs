@@ -43,6 +43,14 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// It takes none of its endpoint's room any more: a retry may.
+    fn end(&mut self) {
+        if !self.over {
+            self.over = true;
+            self.endpoint.in_flight_changed(-1);
+        }
+    }
+
     /// Whether it went out on this connection.
     pub(super) fn is_on(&self, connection: &Rc<Connection>) -> bool {
         matches!(&self.sent, Some(Sent::Tcp(other)) if Rc::ptr_eq(other, connection))
@@ -124,7 +132,7 @@ impl Flight {
     /// The attempt's reply has been used, and the lookup goes on.
     pub(super) fn settle(&self, attempt: usize) {
         if let Some(attempt) = self.state.borrow_mut().attempts.get_mut(attempt) {
-            attempt.over = true;
+            attempt.end();
         }
     }
 
@@ -143,7 +151,7 @@ impl Flight {
             if let Event::Failed { attempt, .. } = &event
                 && let Some(attempt) = state.attempts.get_mut(*attempt)
             {
-                attempt.over = true;
+                attempt.end();
             }
             if state.event.is_none() {
                 state.event = Some(event);
@@ -180,9 +188,9 @@ pub(super) struct Landing(pub(super) Rc<Flight>);
 impl Drop for Landing {
     fn drop(&mut self) {
         self.0.done.set(true);
-        let state = std::mem::take(&mut *self.0.state.borrow_mut());
-        for attempt in &state.attempts {
-            attempt.endpoint.in_flight_changed(-1);
+        let mut state = std::mem::take(&mut *self.0.state.borrow_mut());
+        for attempt in &mut state.attempts {
+            attempt.end();
             if let Some(Sent::Udp(task)) = &attempt.sent {
                 task.abort();
             }

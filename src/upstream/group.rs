@@ -118,7 +118,8 @@ impl Group {
             .map(|endpoint| Candidate {
                 up: !endpoint.is_down(),
                 tried: tried(endpoint),
-                doubted: endpoint.is_doubted(now),
+                // One without room would turn the query away.
+                doubted: endpoint.is_doubted(now) || endpoint.is_full(),
                 rtt: endpoint.rtt(),
             })
             .collect();

@@ -20,6 +20,8 @@ pub(super) struct Waiters<T> {
 struct Place {
     sequence: u64,
     sent: Instant,
+    /// Bytes of all queries up to its end.
+    end: u64,
     id: u16,
 }
 
@@ -38,7 +40,14 @@ impl<T> Default for Waiters<T> {
 
 impl<T> Waiters<T> {
     /// Adds a waiter under an id that is not in use, drawn from `random`. Nothing is added when the table is full.
-    pub(super) fn insert(&mut self, who: T, now: Instant, mut random: impl FnMut() -> u16) -> Option<u16> {
+    /// `end`: bytes of all queries of the connection, this one included.
+    pub(super) fn insert(
+        &mut self,
+        who: T,
+        now: Instant,
+        end: u64,
+        mut random: impl FnMut() -> u16,
+    ) -> Option<u16> {
         if self.is_full() {
             return None;
         }
@@ -51,7 +60,7 @@ impl<T> Waiters<T> {
         };
         self.sequence += 1;
         self.table.insert(id, Waiter { sequence: self.sequence, sent: now, who });
-        self.order.push_back(Place { sequence: self.sequence, sent: now, id });
+        self.order.push_back(Place { sequence: self.sequence, sent: now, end, id });
         Some(id)
     }
 
@@ -80,6 +89,11 @@ impl<T> Waiters<T> {
     /// When [`Self::oldest`] was sent.
     pub(super) fn oldest_sent(&self) -> Option<Instant> {
         self.order.front().map(|place| place.sent)
+    }
+
+    /// Bytes of all queries up to the end of [`Self::oldest`].
+    pub(super) fn oldest_end(&self) -> Option<u64> {
+        self.order.front().map(|place| place.end)
     }
 
     /// Forgets overtaken queries older than `age`: the upstream dropped them.
@@ -155,9 +169,10 @@ mod tests {
             next
         };
         for (name, offset) in [("a", 0), ("b", 1), ("c", 2)] {
-            waiters.insert(name, start + Duration::from_millis(offset), &mut ids);
+            waiters.insert(name, start + Duration::from_millis(offset), 30 * (offset + 1), &mut ids);
         }
         assert_eq!(waiters.oldest().map(|(who, _)| *who), Some("a"));
+        assert_eq!(waiters.oldest_end(), Some(30));
         assert_eq!(waiters.take(2).map(|(who, _)| who), Some("b"));
         assert_eq!(waiters.oldest().map(|(who, _)| *who), Some("c"), "a is slow, not in the way");
         assert_eq!(waiters.len(), 2);
@@ -174,7 +189,7 @@ mod tests {
     fn a_full_table_takes_no_more() {
         let mut waiters = Waiters::default();
         let now = Instant::now();
-        while waiters.insert((), now, rand::random).is_some() {}
+        while waiters.insert((), now, 0, rand::random).is_some() {}
         assert_eq!(waiters.len(), CAPACITY);
     }
 
@@ -187,7 +202,7 @@ mod tests {
             for (number, (insert, id)) in actions.into_iter().enumerate() {
                 let number = u32::try_from(number).unwrap();
                 if insert && !model.contains_key(&id) {
-                    prop_assert_eq!(waiters.insert(number, now, || id), Some(id));
+                    prop_assert_eq!(waiters.insert(number, now, 0, || id), Some(id));
                     model.insert(id, number);
                 } else if !insert {
                     prop_assert_eq!(waiters.take(id).map(|(who, _)| who), model.remove(&id));
