@@ -63,6 +63,36 @@ fn rfc7766_a_pipeline_of_misses_and_hits_is_answered_each_once() {
 }
 
 #[test]
+fn a_client_that_always_has_another_query_leaves_the_thread_to_others_and_to_sigterm() {
+    let upstream = Upstream::start(Order::Concurrent);
+    let mut nodens = before(&upstream, "");
+    check(&tcp(nodens.address(), &query("hot.example")), "hot.example");
+    let connection = std::net::TcpStream::connect(nodens.address()).unwrap();
+    let (mut reads, mut writes) = (connection.try_clone().unwrap(), connection.try_clone().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 20];
+        while reads.read(&mut buffer).is_ok_and(|read| read > 0) {}
+    });
+    let writer = std::thread::spawn(move || {
+        let queries = frame(&query("hot.example").bytes()).repeat(200);
+        while writes.write_all(&queries).is_ok() {}
+    });
+    for _ in 0..20 {
+        let asked = Instant::now();
+        check(&tcp(nodens.address(), &query("hot.example")), "hot.example");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    nodens.signal("TERM");
+    let asked = Instant::now();
+    assert!(nodens.ended().success());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let _ = connection.shutdown(std::net::Shutdown::Both);
+    reader.join().unwrap();
+    writer.join().unwrap();
+}
+
+#[test]
 fn rfc7766_answers_come_as_they_are_ready_not_in_the_order_of_the_queries() {
     let upstream = Upstream::start(Order::Concurrent);
     upstream.on("slow.example", Behaviour::After(Duration::from_millis(700)));

@@ -212,6 +212,77 @@ fn a_slow_name_alone_takes_no_upstream_down() {
     });
 }
 
+/// A CoreDNS that answers for its cluster, and forwards the rest, `. NS` too, to where nobody answers.
+#[test]
+fn an_upstream_that_answers_what_it_knows_is_up_though_the_health_query_is_lost() {
+    for transport in [Transport::Tcp, Transport::Auto] {
+        let upstream = Upstream::start(Order::Serial);
+        let address = upstream.address();
+        let knows_one_name = |upstream: &Upstream| {
+            upstream.otherwise(Behaviour::Silent);
+            upstream.on("good.example", Behaviour::Answer);
+        };
+        knows_one_name(&upstream);
+        run(async {
+            let bench = bench(&spec(transport), &[&upstream]);
+            bench.right("good.example").await;
+            for number in 0..2 {
+                assert!(bench.ask(&format!("n{number}.example")).await.is_err());
+                assert!(!bench.group.is_down(), "{transport:?}");
+            }
+            upstream.stop();
+            while !bench.group.is_down() {
+                let _ = bench.ask("good.example").await;
+            }
+            let upstream = Upstream::start_at(Order::Serial, address);
+            knows_one_name(&upstream);
+            let start = Instant::now();
+            while bench.ask("good.example").await.is_err() {
+                assert!(start.elapsed() < Duration::from_secs(2), "{transport:?} {:?}", start.elapsed());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            drop(upstream);
+        });
+    }
+}
+
+#[test]
+fn a_retry_has_the_room_of_the_attempt_before() {
+    let upstream = Upstream::start(Order::Serial);
+    upstream.on_each("a.example", [Behaviour::Fin, Behaviour::Fin, Behaviour::Answer]);
+    run(async {
+        let bench = bench(&Forward { max_in_flight: 1, ..spec(Transport::Tcp) }, &[&upstream]);
+        bench.right("a.example").await;
+    });
+}
+
+#[test]
+fn a_full_endpoint_leaves_it_to_another() {
+    let (full, other) = (Upstream::start(Order::Serial), Upstream::start(Order::Serial));
+    full.otherwise(Behaviour::Silent);
+    run(async {
+        let spec = Forward {
+            max_in_flight: 4,
+            policy: Policy::Sequential,
+            timeout: HumanDuration::from_secs(1),
+            ..without_hedges(Transport::Tcp)
+        };
+        let bench = Rc::new(bench(&spec, &[&full, &other]));
+        let ask = |number: usize| {
+            let bench = Rc::clone(&bench);
+            tokio::task::spawn_local(async move { bench.ask(&format!("n{number}.example")).await })
+        };
+        let stuck: Vec<_> = (0..4).map(ask).collect();
+        until("it is full", || bench.count("nodens_upstream_in_flight", &[]) == 4).await;
+        for number in 4..8 {
+            bench.right(&format!("n{number}.example")).await;
+        }
+        for task in stuck {
+            let _ = task.await.expect("no panic");
+        }
+    });
+}
+
 #[test]
 fn a_refused_endpoint_costs_nothing_where_another_answers() {
     for transport in [Transport::Tcp, Transport::Udp, Transport::Auto] {

@@ -155,6 +155,20 @@ mod tests {
     }
 
     #[test]
+    fn pods_of_one_ipv6_subnet_are_clients_of_their_own() {
+        let mut admission = admission();
+        let client = |number: u16| IpAddr::from([0xfd00, 0x10, 0x244, 1, 0, 0, 0, number]);
+        let free = CAPACITY / 2 - 1;
+        assert!((0..20_000).any(|_| !admission.admit(client(1), channel(free), Now(1_000))));
+        for number in 2..=110 {
+            assert!(
+                (0..20).all(|_| admission.admit(client(number), channel(free), Now(1_000))),
+                "client {number}"
+            );
+        }
+    }
+
+    #[test]
     fn the_share_shrinks_as_the_channel_fills() {
         let admitted = |free| {
             let mut admission = admission();

@@ -143,11 +143,8 @@ impl<U> Flights<U> {
     /// Puts a lookup into the table. Where another question with the same hash is on its way, which is one chance in 2^64
     /// for two questions, nobody can join this one.
     pub(super) fn start(&mut self, start: Start<U>) -> Rc<Flight<U>> {
-        let id = Id {
-            hash: start.key.hash(),
-            recursion_desired: start.recursion_desired,
-            epoch: start.epoch,
-        };
+        let id =
+            Id { hash: start.key.hash(), recursion_desired: start.recursion_desired, epoch: start.epoch };
         let Start { key, recursion_desired, zone, target, stale, refreshes, before, epoch } = start;
         let flight = Rc::new(Flight {
             key,
@@ -192,11 +189,8 @@ impl<U> Flights<U> {
 
     /// Takes the lookup out of the table.
     pub(super) fn end(&mut self, flight: &Flight<U>) {
-        let id = Id {
-            hash: flight.key.hash(),
-            recursion_desired: flight.recursion_desired,
-            epoch: flight.epoch,
-        };
+        let id =
+            Id { hash: flight.key.hash(), recursion_desired: flight.recursion_desired, epoch: flight.epoch };
         if let std::collections::hash_map::Entry::Occupied(place) = self.table.entry(id)
             && std::ptr::eq(&raw const **place.get(), flight)
         {

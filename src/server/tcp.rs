@@ -147,7 +147,6 @@ impl Connections {
         }
         Ok(Permit { connections: Rc::clone(self), client })
     }
-
 }
 
 impl Drop for Permit {
@@ -587,16 +586,17 @@ mod tests {
     use crate::observe::Metrics;
     use crate::wire::ede;
 
-    #[test]
-    fn rfc8914_who_is_turned_away_over_tcp_learns_why() {
+    /// A listener whose every miss is turned away, since nobody takes jobs; `test` gets what [`accept`] takes, and an end of
+    /// `draining`.
+    fn with_listener<F: Future<Output = ()>>(
+        test: impl FnOnce(TcpListener, Rc<Shared>, SharedTally, watch::Sender<bool>) -> F,
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let metrics = Metrics::new().unwrap();
-            // Nobody takes jobs, and there is no room for one.
             let (jobs, receiver) = mpsc::channel(1);
             drop(receiver);
             let (_leave, leaving) = watch::channel(false);
-            let (_drain, draining) = watch::channel(false);
             let config = Config::default();
             let shared = Rc::new(Shared {
                 store: Arc::new(Store::new(crate::resolver::budgets(&config))),
@@ -615,18 +615,41 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let tally = metrics.tallies.shared(crate::observe::Server { address, proto: Proto::Tcp });
-            tokio::task::spawn_local(accept(listener, shared, tally, draining));
+            test(listener, shared, tally, watch::channel(false).0).await;
+        });
+    }
 
-            let mut query = Message::query();
-            query.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
-            query.set_edns(Edns::new());
-            let query = query.to_vec().unwrap();
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await.unwrap();
-            let len = client.read_u16().await.unwrap();
-            let mut reply = vec![0; usize::from(len)];
-            client.read_exact(&mut reply).await.unwrap();
-            let message = Message::from_vec(&reply).unwrap();
+    async fn ask(client: &mut TcpStream) -> Message {
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
+        query.set_edns(Edns::new());
+        let query = query.to_vec().unwrap();
+        client.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).await.unwrap();
+        let len = client.read_u16().await.unwrap();
+        let mut reply = vec![0; usize::from(len)];
+        client.read_exact(&mut reply).await.unwrap();
+        Message::from_vec(&reply).unwrap()
+    }
+
+    #[test]
+    fn a_connection_that_came_unseen_is_served_though_we_drain() {
+        with_listener(|listener, shared, tally, drain| async move {
+            // The kernel completes the handshake; nobody has looked at the listener since.
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            drain.send_replace(true);
+            accept(listener, shared, tally, drain.subscribe()).await;
+            client.set_nonblocking(true).unwrap();
+            let mut client = TcpStream::from_std(client).unwrap();
+            assert_eq!(ask(&mut client).await.metadata.response_code, ResponseCode::ServFail);
+        });
+    }
+
+    #[test]
+    fn rfc8914_who_is_turned_away_over_tcp_learns_why() {
+        with_listener(|listener, shared, tally, drain| async move {
+            let address = listener.local_addr().unwrap();
+            tokio::task::spawn_local(accept(listener, shared, tally, drain.subscribe()));
+            let message = ask(&mut TcpStream::connect(address).await.unwrap()).await;
             assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
             let edns = message.edns.unwrap();
             let Some(EdnsOption::Unknown(_, told)) = edns.option(EdnsCode::Unknown(15)) else {

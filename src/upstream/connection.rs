@@ -216,9 +216,7 @@ impl Connection {
             metrics.failed_truncated.inc();
             return flight.deliver(Event::Failed { attempt, failure: Failure::Truncated });
         }
-        if matches!(header.rcode, NOERROR | NXDOMAIN) {
-            endpoint.knows(&flight.message, now, sent);
-        }
+        endpoint.replied(&flight.message, header, now, sent);
         flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header, read: now });
     }
 }
@@ -412,9 +410,6 @@ fn deliver<'a>(connection: &Connection, endpoint: &Endpoint, mut bytes: &'a [u8]
     bytes
 }
 
-/// Rcodes of what an upstream knows, of the four bits in the header.
-const NOERROR: u8 = 0;
-const NXDOMAIN: u8 = 3;
 /// Bytes of the buffer that all connections of a thread read into.
 pub(super) const SCRATCH: usize = 64 * 1024;
 /// A connection unused for this long is closed: CoreDNS closes at 10 s, and a query must not meet that close.

@@ -16,7 +16,7 @@ use super::dial;
 use super::estimate::RttEstimator;
 use super::flight::{Event, Failure, Flight, Landing, Sent};
 use super::health::{Health, ProbeLimiter, probe_delay};
-use super::message::Message;
+use super::message::{Header, Message};
 use super::metrics::EndpointMetrics;
 use super::pool::{self, Choice, Fit, Limits, View};
 use super::udp::{self, LetterCase};
@@ -196,9 +196,12 @@ impl Endpoint {
         }
     }
 
-    /// `message`, sent at `sent`, was answered with NOERROR or NXDOMAIN: what came in no more than the usual time needed nobody
-    /// else's answer, and will be answered again as long as the endpoint lives.
-    pub(super) fn knows(&self, message: &Message, now: Instant, sent: Instant) {
+    /// `message`, sent at `sent`, got a reply with this header. What is there or not there, and was told in no more than the usual
+    /// time, needed nobody else's answer: it will be told again as long as the endpoint lives.
+    pub(super) fn replied(&self, message: &Message, header: Header, now: Instant, sent: Instant) {
+        if !matches!(header.rcode, NOERROR | NXDOMAIN) {
+            return;
+        }
         let mut familiar = self.familiar.borrow_mut();
         let is_old = |(noted, _): &(Instant, Message)| now.saturating_duration_since(*noted) >= FAMILIAR_FOR;
         let soon = || self.rtt().is_none_or(|usual| now.saturating_duration_since(sent) <= usual);
@@ -496,6 +499,9 @@ thread_local! {
     static LIMITER: RefCell<ProbeLimiter> = RefCell::default();
 }
 
+/// Rcodes of what an upstream knows, as the header has them.
+const NOERROR: u8 = 0;
+const NXDOMAIN: u8 = 3;
 /// How long a familiar question is kept before another takes its place.
 const FAMILIAR_FOR: Duration = Duration::from_secs(1);
 /// Beyond a lookup's time nobody waits for a query.

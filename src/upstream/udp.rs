@@ -112,6 +112,7 @@ async fn ask(endpoint: &Rc<Endpoint>, flight: &Rc<Flight>, attempt: usize) -> io
                         }
                         let now = Instant::now();
                         endpoint.answered(now, sent);
+                        endpoint.replied(&flight.message, header, now, sent);
                         let message = restore(reply, &flight.message);
                         flight.deliver(Event::Reply { attempt, message, header, read: now });
                         return Ok(());
