@@ -37,6 +37,9 @@ fn execute(command: Command) -> Result<Exit, Exit> {
             if let Err(error) = privileges::reduce() {
                 tracing::warn!(%error, "keeping more privileges than needed");
             }
+            if let Err(error) = nodens::sys::limits::raise_descriptors() {
+                tracing::warn!(%error, "raising the limit of open descriptors");
+            }
             runtime()?.block_on(serve(loaded, log, || act::load(&options))).map_err(failure)?;
             Ok(Exit { code: EXIT_OK, message: String::new() })
         }

@@ -132,8 +132,9 @@ impl Network {
     pub async fn attract(&mut self, config: &Config) -> Result<(), NodeError> {
         let (Some(rules), Some(instance)) = (&self.rules, &self.instance) else { return Ok(()) };
         let _lock = ChangeLock::acquire().await?;
-        rules.apply(wanted(config)).await?;
+        // Should it fail, the guard repairs it, and a reload follows.
         self.attracting = true;
+        rules.apply(wanted(config)).await?;
         let living = instances::living()?;
         let slot = instance.slot();
         let (removed, _) =
@@ -160,14 +161,16 @@ impl Network {
             );
         }
         let _lock = if self.instance.is_some() { Some(ChangeLock::acquire().await?) } else { None };
-        if let Some(interface) = &self.interface {
-            interface.set_addresses(&config.listen.addresses).await?;
-        }
+        self.node.keep = config.node.keep;
+        let interface = match &self.interface {
+            Some(interface) => interface.set_addresses(&config.listen.addresses).await,
+            None => Ok(()),
+        };
+        // Whatever became of an address: clients of the others must not be tracked.
         if let Some(rules) = self.rules.as_ref().filter(|_| self.attracting) {
             rules.apply(wanted(config)).await?;
         }
-        self.node.keep = config.node.keep;
-        Ok(())
+        interface
     }
 
     /// Takes away what is this instance's alone, and interface and leftovers too if it is the last one and `node.keep` is

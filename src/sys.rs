@@ -9,6 +9,7 @@
 
 pub mod caps;
 pub mod clock;
+pub mod limits;
 pub mod mmsg;
 pub mod prefetch;
 pub mod socket;

@@ -79,10 +79,11 @@ impl InterfaceGuard {
     pub(crate) async fn set_addresses(&self, wanted: &[IpAddr]) -> Result<(), NodeError> {
         let kept = &*self.kept;
         let mut addresses = kept.addresses.lock().await;
+        let old: Vec<_> = addresses.iter().copied().filter(|address| !wanted.contains(address)).collect();
+        // What cannot be set up now is what a repair has to set up.
+        *addresses = wanted.to_vec();
         let (index, _) = interface::ensure(&kept.handle, &kept.interface, wanted, false).await?;
         kept.index.store(index, Ordering::Relaxed);
-        let old: Vec<_> = addresses.iter().copied().filter(|address| !wanted.contains(address)).collect();
-        *addresses = wanted.to_vec();
         if kept.instance.others()?.is_empty() {
             interface::remove_addresses(&kept.handle, &kept.interface, &old).await?;
         }

@@ -78,10 +78,14 @@ pub(crate) async fn ensure(
     }
 
     let present = addresses_of(handle, index, &interface.name).await?;
+    // One that cannot be had (IPv6 may be off) keeps none of the others away.
+    let mut refused = None;
     for &address in addresses.iter().filter(|&&address| belongs_on_interface(address)) {
         if !present.iter().any(|message| host_address(message) == Some(address)) {
-            add_address(handle, index, &interface.name, address).await?;
-            changes.added.push(address);
+            match add_address(handle, index, &interface.name, address).await {
+                Ok(()) => changes.added.push(address),
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
     }
     for message in present.into_iter().filter(|_| prune) {
@@ -93,7 +97,7 @@ pub(crate) async fn ensure(
             _ => {}
         }
     }
-    Ok((index, changes))
+    refused.map_or(Ok((index, changes)), Err)
 }
 
 /// Takes addresses away; those that are not there are as good.

@@ -111,7 +111,7 @@ fn config(health: &Health) -> Vec<MetricFamily> {
     loaded.value(&[], at.map_or(0.0, |at| at.as_secs_f64()));
     info.value(&[&reload.hash], 1.0);
     let mut ready = READY.family();
-    ready.value(&[], f64::from(u8::from(health.is_ready())));
+    ready.value(&[], f64::from(u8::from(health.ready().0)));
     let mut build = BUILD_INFO.family();
     build.value(&[VERSION, REVISION, std::env::consts::ARCH], 1.0);
     [successful, failures, loaded, info, ready, build].map(super::family::Family::finish).into()

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Driver};
 use super::endpoint::Endpoint;
+use crate::sys::limits;
 
 /// Starts a dial. If it succeeds, its task goes on to drive the connection.
 pub(super) fn start(endpoint: &Rc<Endpoint>) {
@@ -38,12 +39,12 @@ async fn run(endpoint: Rc<Endpoint>) {
                 _ => metrics.dials_error.inc(),
             }
             tracing::debug!(endpoint = &*endpoint.label, %error, "dial failed");
-            endpoint.dial_failed(now);
+            endpoint.dial_failed(now, limits::is_exhausted(&error));
         }
         Err(_) => {
             metrics.dials_timeout.inc();
             tracing::debug!(endpoint = &*endpoint.label, ?limit, "dial timed out");
-            endpoint.dial_failed(now);
+            endpoint.dial_failed(now, false);
         }
     }
 }

@@ -382,10 +382,13 @@ impl Endpoint {
         *pending = left;
     }
 
-    /// A dial failed. When it was the last, whoever waits for a connection is told.
-    pub(super) fn dial_failed(self: &Rc<Self>, now: Instant) {
+    /// A dial failed. When it was the last, whoever waits for a connection is told. `here`: for want of something on this side,
+    /// which says nothing of the endpoint.
+    pub(super) fn dial_failed(self: &Rc<Self>, now: Instant, here: bool) {
         self.dialing.set(self.dialing.get().saturating_sub(1));
-        self.failed(now);
+        if !here {
+            self.failed(now);
+        }
         if self.dialing.get() == 0 {
             self.fail_pending();
         }
