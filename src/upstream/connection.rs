@@ -393,6 +393,10 @@ impl Driver {
         let Some(end) = self.connection.waiters.borrow().oldest_end() else { return false };
         let outgoing = self.connection.outgoing.borrow();
         let unsent = (outgoing.bytes.len() - outgoing.written) as u64;
+        if end + unsent > self.connection.queued.get() {
+            // Not all of it was written: this thread was late, the peer cannot know of it.
+            return false;
+        }
         crate::sys::tcp::unacknowledged(&self.stream)
             .is_ok_and(|bytes| end + bytes as u64 + unsent > self.connection.queued.get())
     }

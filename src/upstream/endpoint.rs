@@ -425,7 +425,7 @@ impl Endpoint {
     /// Whether the endpoint answers anything, found out with queries on fresh connections. Any reply counts.
     ///
     /// The first question is one that it answered soon before, if there is one, and the health query joins it after half of the
-    /// time: a CoreDNS that answers for its cluster lives, also where what it forwards `. NS` to does not.
+    /// time, and has all of it again: a CoreDNS that answers for its cluster lives, also where what it forwards `. NS` to does not.
     pub(super) async fn check(self: &Rc<Self>, timeout: Duration) -> bool {
         let familiar = self.familiar.borrow().as_ref().map(|(_, message)| message.clone());
         let health = Message::encode(&Query::health());
@@ -433,7 +433,7 @@ impl Endpoint {
         let first = std::pin::pin!(self.is_answered(familiar, timeout));
         let second = std::pin::pin!(async {
             tokio::time::sleep(timeout / 2).await;
-            self.is_answered(health, timeout / 2).await
+            self.is_answered(health, timeout).await
         });
         match select(first, second).await {
             Either::Left((true, _)) | Either::Right((true, _)) => true,
