@@ -101,7 +101,9 @@ impl Network {
         if node.interface.manage {
             let handle = route_handle()?;
             let addresses = &config.listen.addresses;
-            let (index, changes) = interface::ensure(&handle, &node.interface, addresses, alone).await?;
+            let interface::Ensured { index, changes, refused } =
+                interface::ensure(&handle, &node.interface, addresses, alone).await?;
+            refused?;
             tracing::info!(
                 interface = node.interface.name,
                 adopted = changes.created.is_none(),

@@ -141,11 +141,7 @@ impl<U: Exchange> Resolver<U> {
             spawn_local(Rc::clone(&self).watch_files()),
         ];
         let mut batch = Vec::with_capacity(JOBS_AT_ONCE);
-        loop {
-            let taken = jobs.recv_many(&mut batch, JOBS_AT_ONCE).await;
-            if taken == 0 {
-                break;
-            }
+        while let taken @ 1.. = jobs.recv_many(&mut batch, JOBS_AT_ONCE).await {
             let now = (self.context.clock)();
             for job in batch.drain(..) {
                 match job {

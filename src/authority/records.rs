@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::wire::answer::{Answer, Kind, ttl_offsets};
 use crate::wire::name::MAX_NAME;
+use crate::wire::reply::{OPT_LEN, OPTION_LEN};
 use crate::wire::{CLASS_IN, HEADER_LEN, MAX_MESSAGE, rcode, rtype};
 
 /// The answer to a question of type `qtype` for a name that has `addresses`: those of the asked family, all of them for
@@ -66,7 +67,7 @@ const RECORD: usize = 12;
 
 /// Bytes of records for which every message has room, behind its header and the longest question, with an OPT record and an
 /// extended error (RFC 1035 §4.2.2, RFC 6891 §6.1.2, RFC 8914 §2).
-const MAX_BODY: usize = MAX_MESSAGE - HEADER_LEN - MAX_NAME - 4 - 11 - 6;
+const MAX_BODY: usize = MAX_MESSAGE - HEADER_LEN - MAX_NAME - 4 - OPT_LEN - OPTION_LEN;
 
 #[derive(Default)]
 struct Builder {

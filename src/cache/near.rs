@@ -162,9 +162,9 @@ impl Near {
     /// Begins a batch: slots of the last one may be changed and dropped from here on. A store of another `generation`
     /// than the last empties the table.
     pub fn begin_batch(&mut self, generation: u64) {
-        // Batch numbers wrap after 4 billion batches; a slot untouched since then is merely kept for one batch more.
         self.batch = self.batch.wrapping_add(1);
-        if self.generation != generation {
+        // Once in 4 billion batches the numbers begin anew: no slot may seem to be of a batch that it is not of.
+        if self.generation != generation || self.batch == 0 {
             self.generation = generation;
             self.clear();
         }

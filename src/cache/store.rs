@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache as Moka;
 
 use super::entry::{Entry, Freshness, Origin};
@@ -346,14 +345,11 @@ impl Table {
         }
     }
 
-    /// Removes what is there only if it is `entry`: the miss path may have kept another one meanwhile.
+    /// Removes what is there if it is still `entry`: a walk of the table is long, and the miss path may have kept another one
+    /// meanwhile. (In the moment between look and removal it still may; then the answer is looked up once more.)
     fn remove_only(&self, hash: u64, entry: &Entry) {
-        let done = self.entries.entry(hash).and_compute_with(|there| match there {
-            Some(there) if there.value().is(entry) => Op::Remove,
-            _ => Op::Nop,
-        });
-        if matches!(done, CompResult::Removed(_)) {
-            self.removed.fetch_add(1, Ordering::Relaxed);
+        if self.entries.get(&hash).is_some_and(|there| there.is(entry)) {
+            self.remove(hash);
         }
     }
 

@@ -24,7 +24,7 @@ use super::accept;
 use super::counters::Counters;
 use super::error::NodeError;
 use super::instances::Instance;
-use super::interface::{self, Changes};
+use super::interface::{self, Changes, Ensured};
 use super::nfnetlink::{NFGENMSG_LEN, messages};
 use super::notrack::{Rules, Wanted};
 use crate::config::Interface;
@@ -82,12 +82,12 @@ impl InterfaceGuard {
         let old: Vec<_> = addresses.iter().copied().filter(|address| !wanted.contains(address)).collect();
         // What cannot be set up now is what a repair has to set up.
         *addresses = wanted.to_vec();
-        let (index, _) = interface::ensure(&kept.handle, &kept.interface, wanted, false).await?;
-        kept.index.store(index, Ordering::Relaxed);
+        let ensured = interface::ensure(&kept.handle, &kept.interface, wanted, false).await?;
+        kept.index.store(ensured.index, Ordering::Relaxed);
         if kept.instance.others()?.is_empty() {
             interface::remove_addresses(&kept.handle, &kept.interface, &old).await?;
         }
-        Ok(())
+        ensured.refused
     }
 
     /// Ends the guard, after a repair that is under way.
@@ -103,7 +103,7 @@ impl KeptInterface {
         let addresses = self.addresses.lock().await;
         let prune = prune && self.instance.others().is_ok_and(|others| others.is_empty());
         match interface::ensure(&self.handle, &self.interface, &addresses, prune).await {
-            Ok((index, changes)) => {
+            Ok(Ensured { index, changes, refused }) => {
                 self.index.store(index, Ordering::Relaxed);
                 if !changes.is_empty() {
                     let Changes { created, raised, added, removed } = changes;
@@ -117,12 +117,17 @@ impl KeptInterface {
                         "the interface was changed from outside and has been repaired"
                     );
                 }
+                if let Err(error) = refused {
+                    self.repair_failed(&error);
+                }
             }
-            Err(error) => {
-                self.counters.count_failure();
-                tracing::error!(interface = self.interface.name, %error, "the interface could not be repaired");
-            }
+            Err(error) => self.repair_failed(&error),
         }
+    }
+
+    fn repair_failed(&self, error: &NodeError) {
+        self.counters.count_failure();
+        tracing::error!(interface = self.interface.name, %error, "the interface could not be repaired");
     }
 
     /// Whether a notice is about our interface.

@@ -46,15 +46,26 @@ impl Changes {
     }
 }
 
+/// What became of an interface.
+#[derive(Debug)]
+pub(crate) struct Ensured {
+    /// Its index.
+    pub(crate) index: u32,
+    /// What was changed.
+    pub(crate) changes: Changes,
+    /// The first address that could not be had (IPv6 may be off). It keeps none of the others away.
+    pub(crate) refused: Result<(), NodeError>,
+}
+
 /// Makes the interface what it should be: there, ours, up, with these addresses. What is right already is not touched.
 ///
-/// With `prune`, host addresses that are not among them are removed. Returns its index and what was changed.
+/// With `prune`, host addresses that are not among them are removed.
 pub(crate) async fn ensure(
     handle: &Handle,
     interface: &Interface,
     addresses: &[IpAddr],
     prune: bool,
-) -> Result<(u32, Changes), NodeError> {
+) -> Result<Ensured, NodeError> {
     let mut changes = Changes::default();
     let link = if let Some(link) = find(handle, &interface.name).await? {
         link
@@ -78,13 +89,12 @@ pub(crate) async fn ensure(
     }
 
     let present = addresses_of(handle, index, &interface.name).await?;
-    // One that cannot be had (IPv6 may be off) keeps none of the others away.
-    let mut refused = None;
+    let mut refused = Ok(());
     for &address in addresses.iter().filter(|&&address| belongs_on_interface(address)) {
         if !present.iter().any(|message| host_address(message) == Some(address)) {
             match add_address(handle, index, &interface.name, address).await {
                 Ok(()) => changes.added.push(address),
-                Err(error) => refused = refused.or(Some(error)),
+                Err(error) => refused = refused.and(Err(error)),
             }
         }
     }
@@ -97,7 +107,7 @@ pub(crate) async fn ensure(
             _ => {}
         }
     }
-    refused.map_or(Ok((index, changes)), Err)
+    Ok(Ensured { index, changes, refused })
 }
 
 /// Takes addresses away; those that are not there are as good.

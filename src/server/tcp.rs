@@ -4,10 +4,11 @@
 //! it has read in one write, hands misses to the resolver, and writes their answers as they come, those that are ready
 //! together in one write. An idle connection holds next to no buffer, and all of them together no more than [`super::kept`] allows.
 
+mod connections;
+
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+pub use connections::Connections;
 
 use super::client::{Client, TcpWay, Way};
 use super::kept::{Kept, Part};
@@ -33,6 +36,7 @@ use crate::wire::MAX_MESSAGE;
 use crate::wire::query::{Ignored, Query, Rejection};
 use crate::wire::reply::{self, Asked, Parts, Transport, Ttls};
 use crate::wire::rotation::Addresses;
+use connections::Permit;
 
 /// Queries of one connection that may wait for an answer; past it the connection is not read (RFC 7766 §6.2.1.1 leaves
 /// the number open). It is also what [`TcpWay`]'s channel holds.
@@ -92,80 +96,6 @@ impl Turns {
 impl Default for Turns {
     fn default() -> Self {
         Self([const { std::cell::Cell::new(0) }; Self::PLACES])
-    }
-}
-
-/// Counts open connections, in all and by client address.
-#[derive(Debug, Default)]
-pub struct Connections {
-    by_client: RefCell<HashMap<IpAddr, usize>>,
-    open: std::cell::Cell<usize>,
-    gauge: Option<prometheus::IntGauge>,
-    closed: tokio::sync::Notify,
-}
-
-/// One counted connection.
-struct Permit {
-    connections: Rc<Connections>,
-    client: IpAddr,
-}
-
-impl Connections {
-    /// None yet; their number is kept in `gauge`.
-    pub fn new(gauge: prometheus::IntGauge) -> Self {
-        Self { gauge: Some(gauge), ..Self::default() }
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        self.open.get()
-    }
-
-    /// Returns once none is open.
-    pub async fn all_closed(&self) {
-        // A connection that was accepted but not yet counted has had its turn first.
-        tokio::task::yield_now().await;
-        while self.open.get() > 0 {
-            self.closed.notified().await;
-        }
-    }
-
-    fn admit(self: &Rc<Self>, client: IpAddr, limits: &ListenTcp) -> Result<Permit, ShedReason> {
-        if self.open.get() >= limits.max_connections {
-            return Err(ShedReason::TcpConnections);
-        }
-        let mut by_client = self.by_client.borrow_mut();
-        let count = by_client.entry(client).or_default();
-        if *count >= limits.max_connections_per_client {
-            return Err(ShedReason::TcpClient);
-        }
-        *count += 1;
-        self.open.set(self.open.get() + 1);
-        // Up and down: during a reload the connections of two listeners are in it.
-        if let Some(gauge) = &self.gauge {
-            gauge.inc();
-        }
-        Ok(Permit { connections: Rc::clone(self), client })
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let connections = &self.connections;
-        connections.open.set(connections.open.get() - 1);
-        if let Some(gauge) = &connections.gauge {
-            gauge.dec();
-        }
-        if connections.open.get() == 0 {
-            connections.closed.notify_one();
-        }
-        let mut by_client = connections.by_client.borrow_mut();
-        if let Some(count) = by_client.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                by_client.remove(&self.client);
-            }
-        }
     }
 }
 

@@ -115,13 +115,13 @@ impl Connection {
     /// How long the oldest unanswered query has waited: on an upstream that answers in order, nothing sent after it
     /// is answered before it.
     pub(super) fn oldest_age(&self, now: Instant) -> Option<Duration> {
-        self.waiters.borrow().oldest_sent().map(|sent| now.saturating_duration_since(sent))
+        self.waiters.borrow().oldest().map(|waiter| now.saturating_duration_since(waiter.sent))
     }
 
     /// Whether another lookup's query is ahead of this one and has waited longer than `age`.
     pub(super) fn is_behind(&self, flight: &Rc<Flight>, now: Instant, age: Duration) -> bool {
-        self.waiters.borrow().oldest().is_some_and(|((oldest, _), sent)| {
-            !Rc::ptr_eq(oldest, flight) && now.saturating_duration_since(sent) >= age
+        self.waiters.borrow().oldest().is_some_and(|waiter| {
+            !Rc::ptr_eq(&waiter.who.0, flight) && now.saturating_duration_since(waiter.sent) >= age
         })
     }
 
@@ -165,8 +165,8 @@ impl Connection {
         if self.doubt.get().is_some() {
             return;
         }
-        if let Some(sent) = self.waiters.borrow().oldest_sent() {
-            self.doubt.set(Some((sent + ACKNOWLEDGED_BY + rtt).max(now)));
+        if let Some(waiter) = self.waiters.borrow().oldest() {
+            self.doubt.set(Some((waiter.sent + ACKNOWLEDGED_BY + rtt).max(now)));
             self.wake();
         }
     }
@@ -208,7 +208,7 @@ impl Connection {
         self.heard.set(Some(now));
         self.doubt.set(None);
         self.lost.set(0);
-        endpoint.answered(now, sent);
+        endpoint.answered(&flight.message, header, now, sent);
         if flight.is_done() {
             return metrics.ignored_late.inc();
         }
@@ -216,7 +216,6 @@ impl Connection {
             metrics.failed_truncated.inc();
             return flight.deliver(Event::Failed { attempt, failure: Failure::Truncated });
         }
-        endpoint.replied(&flight.message, header, now, sent);
         flight.deliver(Event::Reply { attempt, message: reply.to_vec(), header, read: now });
     }
 }
@@ -390,16 +389,20 @@ impl Driver {
     /// Whether the peer has not acknowledged the oldest query, whatever was sent after it. Where the kernel does not say, the
     /// peer is taken to live.
     fn is_oldest_unacknowledged(&self) -> bool {
-        let Some(end) = self.connection.waiters.borrow().oldest_end() else { return false };
-        let outgoing = self.connection.outgoing.borrow();
-        let unsent = (outgoing.bytes.len() - outgoing.written) as u64;
-        if end + unsent > self.connection.queued.get() {
-            // Not all of it was written: this thread was late, the peer cannot know of it.
+        let Some(end) = self.connection.waiters.borrow().oldest().map(|waiter| waiter.end) else {
             return false;
-        }
+        };
+        let outgoing = self.connection.outgoing.borrow();
+        let written = self.connection.queued.get() - (outgoing.bytes.len() - outgoing.written) as u64;
         crate::sys::tcp::unacknowledged(&self.stream)
-            .is_ok_and(|bytes| end + bytes as u64 + unsent > self.connection.queued.get())
+            .is_ok_and(|unacknowledged| is_missing(end, written, unacknowledged as u64))
     }
+}
+
+/// Whether of `written` bytes the last `unacknowledged` ones include some before `end`. A query that was not written whole, since
+/// this thread was late, is none that a peer could have acknowledged.
+fn is_missing(end: u64, written: u64, unacknowledged: u64) -> bool {
+    end <= written && end + unacknowledged > written
 }
 
 /// Hands out the complete messages at the start of `bytes`; returns the rest.
@@ -429,3 +432,15 @@ const LOST_HEDGES: u32 = 2;
 const BATCH: usize = 1024;
 /// Bytes of write buffer kept between batches.
 const OUTGOING_KEPT: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_missing_if_it_was_written_and_not_acknowledged_whatever_came_after_it() {
+        assert!(is_missing(30, 30, 30) && is_missing(30, 90, 90) && is_missing(30, 90, 61));
+        assert!(!is_missing(30, 90, 60), "those after it alone");
+        assert!(!is_missing(30, 30, 0) && !is_missing(30, 29, 29) && !is_missing(30, 0, 0));
+    }
+}

@@ -182,8 +182,8 @@ impl Endpoint {
         self.metrics.in_flight.add(by as i64);
     }
 
-    /// A reply that belongs to a query came in.
-    pub(super) fn answered(&self, now: Instant, sent: Instant) {
+    /// A reply with this header to `message`, which was sent at `sent`, was read at `now`.
+    pub(super) fn answered(&self, message: &Message, header: Header, now: Instant, sent: Instant) {
         self.last_reply.set(Some(now));
         let mut rtt = self.rtt.borrow_mut();
         rtt.observe(now.saturating_duration_since(sent));
@@ -194,14 +194,15 @@ impl Endpoint {
             self.metrics.up.set(1);
             tracing::info!(endpoint = &*self.label, "upstream answers again");
         }
+        drop(rtt);
+        if matches!(header.rcode, NOERROR | NXDOMAIN) {
+            self.note_familiar(message, now, sent);
+        }
     }
 
-    /// `message`, sent at `sent`, got a reply with this header. What is there or not there, and was told in no more than the usual
-    /// time, needed nobody else's answer: it will be told again as long as the endpoint lives.
-    pub(super) fn replied(&self, message: &Message, header: Header, now: Instant, sent: Instant) {
-        if !matches!(header.rcode, NOERROR | NXDOMAIN) {
-            return;
-        }
+    /// What was told in no more than the usual time needed nobody else's answer: it will be told again as long as the endpoint
+    /// lives.
+    fn note_familiar(&self, message: &Message, now: Instant, sent: Instant) {
         let mut familiar = self.familiar.borrow_mut();
         let is_old = |(noted, _): &(Instant, Message)| now.saturating_duration_since(*noted) >= FAMILIAR_FOR;
         let soon = || self.rtt().is_none_or(|usual| now.saturating_duration_since(sent) <= usual);

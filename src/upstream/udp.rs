@@ -111,8 +111,7 @@ async fn ask(endpoint: &Rc<Endpoint>, flight: &Rc<Flight>, attempt: usize) -> io
                             endpoint.letter_case.borrow_mut().kept();
                         }
                         let now = Instant::now();
-                        endpoint.answered(now, sent);
-                        endpoint.replied(&flight.message, header, now, sent);
+                        endpoint.answered(&flight.message, header, now, sent);
                         let message = restore(reply, &flight.message);
                         flight.deliver(Event::Reply { attempt, message, header, read: now });
                         return Ok(());

@@ -11,25 +11,20 @@ use tokio::time::Instant;
 pub(super) struct Waiters<T> {
     table: HashMap<u16, Waiter<T>, BuildHasherDefault<IdHasher>>,
     /// Sent and not overtaken by a later reply, oldest first.
-    order: VecDeque<Place>,
+    order: VecDeque<(u64, u16)>,
     sequence: u64,
 }
 
-/// A query's place in the order: what the pool looks at for every lookup, so it stands here and not only in the table.
+/// Who waits for one reply.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Waiter<T> {
     sequence: u64,
-    sent: Instant,
-    /// Bytes of all queries up to its end.
-    end: u64,
-    id: u16,
-}
-
-#[derive(Debug)]
-struct Waiter<T> {
-    sequence: u64,
-    sent: Instant,
-    who: T,
+    /// When the query was sent.
+    pub(super) sent: Instant,
+    /// Bytes of all queries of the connection up to its end.
+    pub(super) end: u64,
+    /// Who asked it.
+    pub(super) who: T,
 }
 
 impl<T> Default for Waiters<T> {
@@ -59,8 +54,8 @@ impl<T> Waiters<T> {
             }
         };
         self.sequence += 1;
-        self.table.insert(id, Waiter { sequence: self.sequence, sent: now, who });
-        self.order.push_back(Place { sequence: self.sequence, sent: now, end, id });
+        self.table.insert(id, Waiter { sequence: self.sequence, sent: now, end, who });
+        self.order.push_back((self.sequence, id));
         Some(id)
     }
 
@@ -73,33 +68,23 @@ impl<T> Waiters<T> {
     /// upstream does not answer in order, so they hold up nobody.
     pub(super) fn take(&mut self, id: u16) -> Option<(T, Instant)> {
         let waiter = self.table.remove(&id)?;
-        while self.order.front().is_some_and(|place| place.sequence <= waiter.sequence) {
+        while self.order.front().is_some_and(|(sequence, _)| *sequence <= waiter.sequence) {
             self.order.pop_front();
         }
         Some((waiter.who, waiter.sent))
     }
 
-    /// The oldest query that nothing sent later has overtaken, and when it was sent.
-    pub(super) fn oldest(&self) -> Option<(&T, Instant)> {
+    /// The oldest query that nothing sent later has overtaken.
+    pub(super) fn oldest(&self) -> Option<&Waiter<T>> {
         // What the order holds is in the table: `take` cuts the order behind what it takes.
-        let place = self.order.front()?;
-        self.table.get(&place.id).map(|waiter| (&waiter.who, place.sent))
-    }
-
-    /// When [`Self::oldest`] was sent.
-    pub(super) fn oldest_sent(&self) -> Option<Instant> {
-        self.order.front().map(|place| place.sent)
-    }
-
-    /// Bytes of all queries up to the end of [`Self::oldest`].
-    pub(super) fn oldest_end(&self) -> Option<u64> {
-        self.order.front().map(|place| place.end)
+        let (_, id) = self.order.front()?;
+        self.table.get(id)
     }
 
     /// Forgets overtaken queries older than `age`: the upstream dropped them.
     pub(super) fn forget_lost(&mut self, now: Instant, age: Duration) {
         if self.table.len() > self.order.len() {
-            let first = self.order.front().map_or(u64::MAX, |place| place.sequence);
+            let first = self.order.front().map_or(u64::MAX, |(sequence, _)| *sequence);
             self.table.retain(|_, waiter| {
                 waiter.sequence >= first || now.saturating_duration_since(waiter.sent) < age
             });
@@ -171,10 +156,10 @@ mod tests {
         for (name, offset) in [("a", 0), ("b", 1), ("c", 2)] {
             waiters.insert(name, start + Duration::from_millis(offset), 30 * (offset + 1), &mut ids);
         }
-        assert_eq!(waiters.oldest().map(|(who, _)| *who), Some("a"));
-        assert_eq!(waiters.oldest_end(), Some(30));
+        assert_eq!(waiters.oldest().map(|waiter| waiter.who), Some("a"));
+        assert_eq!(waiters.oldest().map(|waiter| waiter.end), Some(30));
         assert_eq!(waiters.take(2).map(|(who, _)| who), Some("b"));
-        assert_eq!(waiters.oldest().map(|(who, _)| *who), Some("c"), "a is slow, not in the way");
+        assert_eq!(waiters.oldest().map(|waiter| waiter.who), Some("c"), "a is slow, not in the way");
         assert_eq!(waiters.len(), 2);
         waiters.forget_lost(start + Duration::from_secs(9), Duration::from_secs(5));
         assert_eq!(waiters.find(1), None);
@@ -208,8 +193,8 @@ mod tests {
                     prop_assert_eq!(waiters.take(id).map(|(who, _)| who), model.remove(&id));
                 }
                 prop_assert_eq!(waiters.len(), model.len());
-                if let Some((who, _)) = waiters.oldest() {
-                    prop_assert!(model.values().any(|other| other == who));
+                if let Some(waiter) = waiters.oldest() {
+                    prop_assert!(model.values().any(|other| *other == waiter.who));
                 }
             }
         }

@@ -14,7 +14,7 @@ pub const ANNOUNCED_UDP_PAYLOAD: u16 = 1232;
 pub const OPT_LEN: usize = 11;
 
 /// Length of each of the options that go out, in bytes: code, length, and a number of 16 bits.
-const OPTION_LEN: usize = 6;
+pub const OPTION_LEN: usize = 6;
 
 /// An answer's parts, wherever they are kept.
 #[derive(Debug, Clone, Copy)]

@@ -327,6 +327,28 @@ pub(super) fn key_of(name: &str) -> crate::cache::Key {
     Key::new(&Question { name: &name, qtype: 1, qclass: 1, flags: KeyFlags::default() }, Seed::of_process())
 }
 
+#[test]
+fn a_burst_is_looked_up_while_it_is_taken_in() {
+    run(async {
+        let world = World::new(FORWARD, address(30));
+        let jobs = world.jobs.clone();
+        let left = std::rc::Rc::new(std::cell::Cell::new(None));
+        let (told, mut answer) = (std::rc::Rc::clone(&left), address(30));
+        world.says(move |query| {
+            told.set(told.get().or(Some(jobs.max_capacity() - jobs.capacity())));
+            answer(query)
+        });
+        let waiting: Vec<_> = (0..4000)
+            .map(|number| world.send(&format!("n{number}.example."), RecordType::A, Asks::default()))
+            .collect();
+        for replies in waiting {
+            assert_eq!(receive(replies).await.answers.len(), 1);
+        }
+        let left = left.get().unwrap();
+        assert!(left > 3000, "{left} were left when the first one was asked");
+    });
+}
+
 /// There are as many of these futures as lookups under way, and above 1,024 bytes mimalloc takes its slow way.
 #[test]
 fn a_lookup_under_way_is_small() {
