@@ -329,6 +329,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn scrapes_are_one_at_a_time_also_for_clients_that_leave() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::sync::{Condvar, Mutex};
+        let metrics = Metrics::new().expect("unique names");
+        let (begun, may_end) = (Arc::new(AtomicUsize::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
+        let (count, gate) = (Arc::clone(&begun), Arc::clone(&may_end));
+        metrics.providers.set_conntrack(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            let open = gate.0.lock().expect("nobody panicked");
+            drop(gate.1.wait_while(open, |open| !*open).expect("nobody panicked"));
+            None
+        });
+        let mut http = Http::new(metrics);
+        http.apply(&observe(Some(any_port()), Some("[::1]:0".parse().expect("an address"))));
+        let (at, health_at) = (
+            http.metrics_address().await.expect("configured"),
+            http.health_address().await.expect("configured"),
+        );
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(at).await.expect("the listener is up");
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n\r\n\r\n").await.expect("it fits");
+        }
+        let last = tokio::spawn(request(at, "GET", "/metrics"));
+        // By then all that came before it have been read.
+        for _ in 0..50 {
+            assert!(request(health_at, "GET", "/health").await.starts_with("HTTP/1.1 200 "));
+        }
+        let at_once = begun.load(Ordering::SeqCst);
+        *may_end.0.lock().expect("nobody panicked") = true;
+        may_end.1.notify_all();
+        assert!(last.await.expect("no panic").starts_with("HTTP/1.1 200 "));
+        assert_eq!(at_once, 1);
+    }
+
+    #[tokio::test]
     async fn each_path_at_its_address_and_nothing_else() {
         let metrics = Metrics::new().expect("unique names");
         let mut http = Http::new(metrics.clone());

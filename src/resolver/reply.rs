@@ -6,7 +6,7 @@ use super::exchange::Exchange;
 use super::policy::Policy;
 use super::{Answered, Resolver};
 use crate::cache::{Entry, Key, Now};
-use crate::observe::{self, Outcome, Source, ZoneId};
+use crate::observe::{Outcome, Source, ZoneId};
 use crate::server::client::Client;
 use crate::server::outbox::Pushed;
 use crate::wire::answer::{Answer, Kind};
@@ -80,9 +80,9 @@ impl<U: Exchange> Resolver<U> {
     fn replied(&self, client: &Client, rcode: u16, kind: Kind, how: &Reply<'_>, pushed: Pushed) {
         let Reply { key, zone, source, upstream, now, .. } = *how;
         let outcome = if pushed.shed {
-            Outcome::new(Source::Shed, rcode::SERVFAIL, observe::Kind::Failure)
+            Outcome::new(Source::Shed, rcode::SERVFAIL, Kind::Failure)
         } else {
-            Outcome::new(source, rcode, observed(kind))
+            Outcome::new(source, rcode, kind)
         };
         let reply_len = pushed.len;
         self.context.account.answered(&Answered { client, key, zone, outcome, upstream, reply_len, now });
@@ -104,15 +104,6 @@ impl<U: Exchange> Resolver<U> {
         self.flush_due.set(false);
         let refused = |server, replies| self.context.account.refused(server, replies);
         self.outbox.borrow_mut().flush(refused);
-    }
-}
-
-fn observed(kind: Kind) -> observe::Kind {
-    match kind {
-        Kind::Positive => observe::Kind::Positive,
-        Kind::NoData => observe::Kind::NoData,
-        Kind::NxDomain => observe::Kind::NxDomain,
-        Kind::Failure => observe::Kind::Failure,
     }
 }
 

@@ -480,3 +480,66 @@ fn flip_error(bytes: &mut [u8], rcode: u16, head_len: usize, dnssec_ok: Option<b
     reply::flip_header(header, reply_flags, head_len > HEADER_LEN, [0; 3], dnssec_ok.is_some());
     Plan::Head { len: head_len as u16, opt: dnssec_ok.map(|dnssec_ok| reply::opt_record(rcode, dnssec_ok)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::entry::Origin;
+    use crate::cache::store::Budgets;
+    use crate::observe::{QueryLog, Tallies};
+    use crate::sys::mmsg::DATAGRAM_ROOM;
+    use crate::wire::answer::{Answer, Kind};
+    use crate::wire::rcode;
+
+    const QUERY: &[u8] = b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+
+    /// The rcode of what goes back for [`QUERY`] at `now`.
+    fn rcode_at(path: &mut HitPath, listener: &Arc<UdpListener>, now: Now) -> Option<u8> {
+        let mut room = Box::new([0; DATAGRAM_ROOM]);
+        room[..QUERY.len()].copy_from_slice(QUERY);
+        path.begin(now);
+        path.read(0, &Datagram::detached(&mut room, QUERY.len()));
+        path.prefetch(1);
+        path.plan(0, Datagram::detached(&mut room, QUERY.len()), listener);
+        let (own, rest) = path.reply(0)?;
+        let reply = [&[&room[..own]][..], &rest].concat().concat();
+        Some(reply[3] & 0xf)
+    }
+
+    #[test]
+    fn an_answer_at_hand_is_kept_over_another_clients_failure() {
+        let listener = Arc::new(UdpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap());
+        let budgets = Budgets { positive: 1 << 20, negative: 1 << 20, failure: 1 << 20 };
+        let store = Arc::new(Store::new(budgets));
+        let (jobs, _taken) = tokio::sync::mpsc::channel(8);
+        let mut path = HitPath::new(Parts {
+            store: Arc::clone(&store),
+            jobs,
+            tally: Tallies::new()
+                .tally(crate::observe::Server { address: listener.address(), proto: Proto::Udp }),
+            logger: QueryLog::new(prometheus::IntCounter::new("dropped", "dropped").unwrap()).logger(),
+            figures: Arc::default(),
+            near_size: 1 << 20,
+            rotate: true,
+            max_payload: 1232,
+            client_share: 0.1,
+        });
+        let now = Now(1_000_000);
+        let key = Key::of(&Query::parse(QUERY).unwrap(), Seed::of_process());
+        let origin = |stored| Origin { stored, ..Origin::default() };
+        store.insert(&key, &Answer::empty(rcode::NOERROR, Kind::Positive, 3600), origin(now));
+        assert_eq!(rcode_at(&mut path, &listener, now), Some(0));
+
+        // The store loses it, and a lookup for a client of another worker fails.
+        store.resize(Budgets { positive: 0, ..budgets });
+        assert_eq!(store.stats().positive.entries, 0);
+        let later = now.plus_secs(61);
+        store.insert(&key, &Answer::empty(rcode::SERVFAIL, Kind::Failure, 30), origin(later));
+        assert_eq!(rcode_at(&mut path, &listener, later), Some(0));
+
+        // Once its own time is over the failure is what there is.
+        let end = now.plus_secs(3601);
+        store.insert(&key, &Answer::empty(rcode::SERVFAIL, Kind::Failure, 30), origin(end));
+        assert_eq!(rcode_at(&mut path, &listener, end), Some(2));
+    }
+}
